@@ -1,0 +1,1 @@
+//! How changes are seen: hooks, and attaching them to every loaded object.

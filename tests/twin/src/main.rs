@@ -1,0 +1,3 @@
+//! Random multi-threaded file programs, run under capture.
+
+fn main() {}
