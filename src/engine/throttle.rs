@@ -19,6 +19,11 @@ pub const UNBOUNDED: u64 = u64::MAX;
 /// Of the whole process: every copier takes from it, any thread may set its rate.
 pub static THROTTLE: Throttle<Monotonic> = Throttle::new(Monotonic);
 
+/// Takes from [`THROTTLE`]: see [`Throttle::take`].
+pub fn take(bytes: u64, should_stop: &dyn Fn() -> bool) -> bool {
+    THROTTLE.take(bytes, should_stop)
+}
+
 /// Time is counted in sixteenths of a nanosecond, so that a byte at 1 GB/s costs something exact; 36 years of uptime.
 const TICKS_PER_NANO: u64 = 16;
 const TICKS_PER_SECOND: u64 = 1_000_000_000 * TICKS_PER_NANO;
@@ -30,6 +35,7 @@ const LATE: u64 = TICKS_PER_SECOND / 50;
 const LOOK_AROUND_NANOS: u64 = 20_000_000;
 
 /// A bound on bytes per second, shared by any number of threads.
+#[derive(Debug)]
 pub struct Throttle<C> {
     clock: C,
     rate: AtomicU64,
@@ -68,7 +74,6 @@ impl<C: Clock> Throttle<C> {
     }
 
     /// Waits until `bytes` more may be copied. False: `should_stop` said so first (asked every 20 ms).
-    #[must_use]
     pub fn take(&self, bytes: u64, should_stop: &dyn Fn() -> bool) -> bool {
         let mut left = bytes;
         while left > 0 {

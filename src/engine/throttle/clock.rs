@@ -15,6 +15,7 @@ pub trait Clock: Sync {
 }
 
 /// CLOCK_MONOTONIC, and a futex to wait on.
+#[derive(Debug)]
 pub struct Monotonic;
 
 impl Clock for Monotonic {
