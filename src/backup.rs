@@ -1,11 +1,20 @@
 //! One backup from end to end: attach capture, run the engine, detach. What plugin and C interface both call.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use crate::capture::Capture;
+use crate::engine;
+use crate::engine::control::{Answer, Control, Event, Question};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
-use crate::engine::progress::Snapshot;
+use crate::engine::hold::Watcher;
+use crate::engine::progress::{PROGRESS, Phase, Snapshot};
+use crate::engine::threads;
+use crate::engine::workers::Workers;
+use crate::tracker::{Tracker, tracker};
 
 /// A directory to back up and the directory that becomes its image.
 #[derive(Clone, Debug)]
@@ -82,7 +91,152 @@ pub trait Caller {
     fn after_stop_capture(&mut self) {}
 }
 
+/// One backup at a time; set until the last worker has come back.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Whether a backup runs, or an abandoned one still hangs on its destination.
+pub fn is_running() -> bool {
+    BUSY.load(Ordering::SeqCst)
+}
+
+/// How long the calling thread waits for the engine to leave after it was told to stop.
+const LEAVE: Duration = Duration::from_millis(700);
+
 /// Takes a backup and returns when the images are complete and durable.
-pub fn run(_request: Request, _caller: &mut dyn Caller) -> Result<Report> {
-    Err(Error::new(libc::ENOSYS, "not built yet"))
+///
+/// The calling thread only waits, reports and answers; threads of our own do the work. When the backup fails or is
+/// stopped, the call returns within a second, whatever the destination does; a worker that hangs there keeps the
+/// library busy (EBUSY) until it comes back.
+pub fn run(request: Request, caller: &mut dyn Caller) -> Result<Report> {
+    if BUSY.swap(true, Ordering::SeqCst) {
+        let text = match PROGRESS.snapshot().phase {
+            Phase::Draining => {
+                "an earlier backup that was ended still hangs on its destination; bring that volume back or wait"
+            }
+            _ => "another backup is running; wait until it has ended",
+        };
+        return Err(Error::new(libc::EBUSY, text));
+    }
+    PROGRESS.begin();
+    let control = Arc::new(Control::default());
+    let engine = control.clone();
+    if let Err(error) = threads::spawn("hotbackup", move || drive(&request, &engine)) {
+        PROGRESS.end(error.errno, &error.message);
+        BUSY.store(false, Ordering::SeqCst);
+        return Err(error);
+    }
+    let (result, stopping) = attend(&control, caller);
+    if stopping {
+        caller.after_stop_capture();
+    }
+    result
+}
+
+/// The calling thread's part. Also tells whether [`Caller::after_stop_capture`] is still owed.
+fn attend(control: &Control, caller: &mut dyn Caller) -> (Result<Report>, bool) {
+    let mut owed = false;
+    let mut deadline: Option<Instant> = None;
+    loop {
+        match control.next_event(Duration::from_millis(if deadline.is_some() { 20 } else { 100 })) {
+            Event::Over(result) => return (result, owed),
+            Event::Asked(Question::Excluded(paths)) => {
+                control.answer(Answer::Excluded(paths.iter().map(|path| caller.excluded(path)).collect()));
+            }
+            Event::Asked(Question::BeforeLastPass) => {
+                owed = true;
+                let held = caller.before_last_pass();
+                if held.is_ok() {
+                    caller.before_stop_capture();
+                }
+                control.answer(Answer::Done(held));
+            }
+            Event::Asked(Question::AfterStop) => {
+                owed = false;
+                caller.after_stop_capture();
+                control.answer(Answer::Done(Ok(())));
+            }
+            Event::Tick => {}
+        }
+        match deadline {
+            Some(deadline) if Instant::now() >= deadline => return (Err(control.cause()), owed),
+            Some(_) => {}
+            None => {
+                if let Err(error) = caller.poll(&PROGRESS.snapshot()) {
+                    control.stop(error);
+                    deadline = Some(Instant::now() + LEAVE);
+                }
+            }
+        }
+    }
+}
+
+/// The engine's thread: never touches the destination itself, so it always gets to the end.
+fn drive(request: &Request, control: &Arc<Control>) {
+    let tracker = tracker();
+    let mut workers = None;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        engine(request, control, tracker, &mut workers)
+    }));
+    let result = outcome.unwrap_or_else(|_| {
+        Err(Error::new(libc::EIO, "the backup failed by a fault of its own (it panicked); please report it"))
+    });
+    if let Err(error) = &result {
+        control.stop(error.clone());
+    }
+    tracker.gate().abandon();
+    // The first cause, not what followed from it.
+    let result = result.map_err(|_| control.cause());
+    match &result {
+        Ok(_) => PROGRESS.end(0, ""),
+        Err(error) => PROGRESS.end(error.errno, &error.message),
+    }
+    // A stopped backup is over for its caller before its workers have come back from the destination.
+    let failed = result.is_err();
+    if failed {
+        PROGRESS.set_phase(Phase::Draining);
+        control.finish(result.clone());
+    }
+    if let Some(workers) = workers {
+        workers.join();
+    }
+    tracker.end(Duration::from_secs(5));
+    PROGRESS.set_phase(Phase::Idle);
+    BUSY.store(false, Ordering::SeqCst);
+    if !failed {
+        control.finish(result);
+    }
+}
+
+fn engine(
+    request: &Request,
+    control: &Arc<Control>,
+    tracker: &'static Tracker,
+    workers: &mut Option<Workers>,
+) -> Result<Report> {
+    let roots = engine::run::open_roots(request)?;
+    tracker.begin();
+    engine::run::watch_devices(&roots, tracker, control)?;
+    // Dropped, and thereby detached, at the end of this function.
+    let capture =
+        if request.without_capture { None } else { Some(Capture::attach(GRACE, &|| control.is_stopped())?) };
+    let count = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 4));
+    let workers = workers.insert(Workers::start(count, tracker, control.clone(), roots)?);
+    let watcher = Attached(capture);
+    engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
+}
+
+/// Every call that was under way when hooks were put in place must end within this time (P15).
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the engine asks of capture.
+struct Attached(Option<Capture>);
+
+impl Watcher for Attached {
+    fn reap(&self) -> u32 {
+        self.0.as_ref().map_or(0, Capture::reap)
+    }
+
+    fn is_intact(&self) -> bool {
+        self.0.as_ref().is_none_or(Capture::is_intact)
+    }
 }

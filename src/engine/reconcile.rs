@@ -1,0 +1,347 @@
+//! Between passes: list the directories that were marked, make new inodes known, forget those without a name.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::attributes;
+use super::control::{Answer, Control, Question};
+use super::error::{Error, Result};
+use super::exclude::Exclude;
+use super::listing;
+use super::progress::PROGRESS;
+use super::source::{self, Type};
+use super::tree::{Directory, File, Leads, Name, Symlink, Tree};
+use crate::backup::Links;
+use crate::tracker::{Entry, Key, Kind, Marks, Tracker};
+
+/// Keeps the tree up to date.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// Where marks are.
+    pub tracker: &'static Tracker,
+    /// Whom to ask.
+    pub control: Arc<Control>,
+    /// The names as last listed.
+    pub tree: Tree,
+    /// What is left out.
+    pub exclude: Exclude,
+    /// Full paths that are left out.
+    pub leave_out: Vec<PathBuf>,
+    /// What to do with symbolic links.
+    pub links: Links,
+    /// Number of the next store file.
+    next_id: u64,
+    /// Store files (root, id) that nothing refers to any more.
+    pub unwanted: Vec<(usize, u64)>,
+}
+
+/// A name that must be looked up.
+struct NewName {
+    name: CString,
+    d_ino: u64,
+}
+
+impl Reconciler {
+    /// Nothing is known but the roots.
+    pub fn new(
+        tracker: &'static Tracker,
+        control: Arc<Control>,
+        tree: Tree,
+        exclude: Exclude,
+        leave_out: Vec<PathBuf>,
+        links: Links,
+    ) -> Self {
+        Reconciler { tracker, control, tree, exclude, leave_out, links, next_id: 0, unwanted: Vec::new() }
+    }
+
+    /// Makes the roots known; they are listed by the next [`Reconciler::run`].
+    pub fn add_roots(&mut self) -> Result<()> {
+        for root in self.tree.roots.clone().iter() {
+            let stat = rustix::fs::fstat(&root.fd)
+                .map_err(|errno| Error::io("look at", &root.path, &errno.into()))?;
+            self.add_directory(root.key, &stat)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the queue and lists marked directories until none is left. Returns the files that are marked; their
+    /// marks are still set.
+    pub fn run(&mut self) -> Result<Vec<Arc<File>>> {
+        let mut files: Vec<Arc<File>> = Vec::new();
+        let mut postponed: Vec<&'static Entry> = Vec::new();
+        self.take_wide_marks();
+        loop {
+            let mut directories = Vec::new();
+            self.tracker.take_queue(|entry| match entry.kind {
+                Kind::Directory => directories.push(entry),
+                Kind::File => {
+                    if let Some(file) = self.tree.files.get(&entry.key) {
+                        files.push(file.clone());
+                    }
+                }
+            });
+            if directories.is_empty() {
+                break;
+            }
+            for entry in directories {
+                self.control.check()?;
+                if !self.list(entry)? {
+                    postponed.push(entry);
+                }
+            }
+        }
+        let unwanted = &mut self.unwanted;
+        let tracker = self.tracker;
+        self.tree.sweep(|file, entry| {
+            if let Some(file) = file {
+                unwanted.push((file.root, file.id));
+            }
+            tracker.forget(entry);
+        });
+        // A directory that could not be opened by its path: it has moved, and its parents are marked or will be;
+        // or it is gone, and then it was swept.
+        for entry in postponed {
+            if self.tree.directories.contains_key(&entry.key) {
+                self.tracker.put_back(entry, None, Marks::NAMES | Marks::ATTRIBUTES);
+            }
+        }
+        files.retain(|file| self.tree.files.get(&file.key).is_some_and(|known| Arc::ptr_eq(known, file)));
+        Ok(files)
+    }
+
+    fn take_wide_marks(&self) {
+        if self.tracker.take_all_names() {
+            for directory in self.tree.directories.values() {
+                self.tracker.put_back(directory.entry, None, Marks::NAMES | Marks::ATTRIBUTES);
+            }
+        }
+        if self.tracker.take_everything() {
+            for file in self.tree.files.values() {
+                self.tracker.put_back(file.entry, Some(0..u64::MAX), Marks::ATTRIBUTES | Marks::XATTRS);
+            }
+            for directory in self.tree.directories.values() {
+                self.tracker.put_back(
+                    directory.entry,
+                    None,
+                    Marks::NAMES | Marks::ATTRIBUTES | Marks::XATTRS,
+                );
+            }
+        }
+    }
+
+    /// Lists one directory again. False: it is not where it was.
+    fn list(&mut self, entry: &'static Entry) -> Result<bool> {
+        let marks = entry.take_marks();
+        let listed = self.read_directory(entry.key, marks);
+        match listed {
+            Ok(Some(())) => Ok(true),
+            Ok(None) => Ok(false),
+            Err(error) => {
+                self.tracker.put_back(entry, None, marks);
+                Err(error)
+            }
+        }
+    }
+
+    fn read_directory(&mut self, key: Key, marks: Marks) -> Result<Option<()>> {
+        let Some((directory, stat, path)) = self.open(key)? else { return Ok(None) };
+        let known = self.tree.directories.get(&key);
+        let xattrs = match known {
+            Some(known) if !marks.contains(Marks::XATTRS) => known.xattrs.clone(),
+            _ => attributes::read_xattrs(directory.as_fd(), &path)?,
+        };
+        let mut space = vec![0u8; 256 * 1024];
+        let mut present: BTreeSet<Box<[u8]>> = BTreeSet::new();
+        let mut new = Vec::new();
+        loop {
+            let length = match listing::read(directory.as_fd(), &mut space) {
+                Ok(0) => break,
+                Ok(length) => length,
+                // The directory was removed while it was open.
+                Err(Errno::NOENT) => break,
+                Err(errno) => return Err(Error::io("list", &path, &errno.into())),
+            };
+            for record in listing::records(space.get(..length).unwrap_or(&[])) {
+                let same =
+                    known.and_then(|known| known.names.get(record.name.to_bytes())).is_some_and(|name| {
+                        // A link may have been replaced under the same number: it is read again.
+                        name.d_ino == record.d_ino && !matches!(name.leads, Leads::Symlink(_))
+                    });
+                present.insert(record.name.to_bytes().into());
+                if !same {
+                    new.push(NewName { name: record.name.to_owned(), d_ino: record.d_ino });
+                }
+            }
+        }
+        if let Some(known) = self.tree.directories.get_mut(&key) {
+            known.stat = stat;
+            known.xattrs = xattrs;
+            let gone: Vec<_> = known.names.keys().filter(|name| !present.contains(*name)).cloned().collect();
+            for name in gone {
+                self.tree.remove_name(key, &name);
+            }
+        }
+        self.add_names(key, directory, new)?;
+        Ok(Some(()))
+    }
+
+    fn open(&self, key: Key) -> Result<Option<(OwnedFd, Stat, PathBuf)>> {
+        let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        let Some((root, below)) = self.tree.path_of_directory(key, &mut space) else { return Ok(None) };
+        let Some(root) = self.tree.roots.get(root) else { return Ok(None) };
+        let path = root.path.join(std::path::Path::new(std::ffi::OsStr::new(
+            std::os::unix::ffi::OsStrExt::from_bytes(below.to_bytes()) as &std::ffi::OsStr,
+        )));
+        let failed = |operation: &str, errno: Errno| Error::io(operation, &path, &errno.into());
+        let directory = match source::open_directory(root.fd.as_fd(), below) {
+            Ok(directory) => directory,
+            Err(errno) if source::is_vanished(errno) => return Ok(None),
+            Err(errno) => return Err(failed("open", errno)),
+        };
+        let stat = rustix::fs::fstat(&directory).map_err(|errno| failed("look at", errno))?;
+        Ok((source::key_of(&stat) == key).then_some((directory, stat, path)))
+    }
+
+    /// Looks new names up and makes what they lead to known.
+    fn add_names(&mut self, directory: Key, fd: OwnedFd, new: Vec<NewName>) -> Result<()> {
+        let paths: Vec<PathBuf> =
+            new.iter().map(|new| self.tree.full_path(directory, new.name.to_bytes())).collect();
+        let excluded = self.excluded(&paths)?;
+        for ((new, path), excluded) in new.into_iter().zip(paths).zip(excluded) {
+            let stat = match source::stat_name(fd.as_fd(), &new.name) {
+                Ok(stat) => stat,
+                // Gone again: its directory is marked, or will be.
+                Err(errno) if source::is_vanished(errno) => {
+                    self.tree.remove_name(directory, new.name.to_bytes());
+                    continue;
+                }
+                Err(errno) => return Err(Error::io("look at", &path, &errno.into())),
+            };
+            let leads = if excluded || self.leave_out.contains(&path) {
+                Leads::Nowhere
+            } else {
+                match source::type_of(&stat) {
+                    Type::Other => Leads::Nowhere,
+                    Type::File => Leads::File(self.add_file(directory, &stat)?),
+                    Type::Directory => {
+                        let key = source::key_of(&stat);
+                        self.add_directory(key, &stat)?;
+                        Leads::Directory(key)
+                    }
+                    Type::Symlink => match self.read_link(&fd, &new, &path, stat)? {
+                        Some(symlink) => Leads::Symlink(Box::new(symlink)),
+                        None => continue,
+                    },
+                }
+            };
+            self.tree.set_name(directory, new.name.to_bytes(), Name { d_ino: new.d_ino, leads });
+        }
+        Ok(())
+    }
+
+    fn excluded(&self, paths: &[PathBuf]) -> Result<Vec<bool>> {
+        use std::os::unix::ffi::OsStrExt;
+        match &self.exclude {
+            Exclude::Nothing => Ok(vec![false; paths.len()]),
+            Exclude::AskCaller if paths.is_empty() => Ok(Vec::new()),
+            Exclude::AskCaller => match self.control.ask(Question::Excluded(paths.to_vec()))? {
+                Answer::Excluded(answer) if answer.len() == paths.len() => Ok(answer),
+                _ => Err(Error::new(libc::EPROTO, "the exclude callback gave no answer")),
+            },
+            matching => Ok(paths.iter().map(|path| matching.matches(path.as_os_str().as_bytes())).collect()),
+        }
+    }
+
+    fn check_device(&self, stat: &Stat) -> Result<()> {
+        if self.tracker.watches(stat.st_dev) {
+            return Ok(());
+        }
+        Err(Error::new(
+            libc::EXDEV,
+            "a file system was mounted below a source while the backup was running; start the backup again",
+        ))
+    }
+
+    fn add_directory(&mut self, key: Key, stat: &Stat) -> Result<()> {
+        self.check_device(stat)?;
+        let entry = self.register(key, Kind::Directory, 0)?;
+        let stale = self.tree.directories.get(&key).is_none_or(|known| !std::ptr::eq(known.entry, entry));
+        if stale {
+            let directory =
+                Directory { entry, names: Default::default(), stat: *stat, xattrs: Default::default() };
+            self.tree.directories.insert(key, directory);
+        }
+        Ok(())
+    }
+
+    fn register(&self, key: Key, kind: Kind, size: u64) -> Result<&'static Entry> {
+        self.tracker
+            .register(key, kind, size)
+            .ok_or_else(|| Error::new(libc::ENOMEM, "no room to keep track of another file of the source"))
+    }
+
+    /// Makes a regular file known, if it is not.
+    pub fn add_file(&mut self, directory: Key, stat: &Stat) -> Result<Key> {
+        self.check_device(stat)?;
+        let key = source::key_of(stat);
+        let entry = self.register(key, Kind::File, stat.st_size as u64)?;
+        let known = self.tree.files.get(&key);
+        if known.is_some_and(|known| std::ptr::eq(known.entry, entry)) {
+            return Ok(key);
+        }
+        if let Some(stale) = known {
+            self.unwanted.push((stale.root, stale.id));
+        }
+        let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        let root = self.tree.path_of_directory(directory, &mut space).map_or(0, |(root, _)| root);
+        self.next_id += 1;
+        let listed = (stat.st_blocks as u64 * 512).min(stat.st_size as u64);
+        let file = File { key, entry, root, id: self.next_id, listed, seen: Mutex::new(None) };
+        self.tree.files.insert(key, Arc::new(file));
+        PROGRESS.listed(1, listed);
+        Ok(key)
+    }
+
+    fn read_link(
+        &self,
+        directory: &OwnedFd,
+        new: &NewName,
+        path: &Path,
+        stat: Stat,
+    ) -> Result<Option<Symlink>> {
+        let target = match rustix::fs::readlinkat(directory, new.name.as_c_str(), Vec::new()) {
+            Ok(target) => target,
+            Err(errno) if source::is_vanished(errno) || errno == Errno::INVAL => return Ok(None),
+            Err(errno) => return Err(Error::io("read the link", path, &errno.into())),
+        };
+        if self.links == Links::RefuseOutside && self.leads_outside(path, &target) {
+            return Err(Error::new(
+                libc::EXDEV,
+                format!(
+                    "{} is a symbolic link that leads out of the backup, to {}: an image with it would open the \
+                     running server's files. Move the table or database into the data directory, or exclude it",
+                    path.display(),
+                    target.to_string_lossy()
+                ),
+            ));
+        }
+        Ok(Some(Symlink { target, stat }))
+    }
+
+    fn leads_outside(&self, link: &Path, target: &CString) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes()));
+        let inside = |path: &Path| self.tree.roots.iter().any(|root| path.starts_with(&root.path));
+        match std::fs::canonicalize(link) {
+            Ok(real) => !inside(&real) || target.is_absolute(),
+            // It dangles: an absolute one may lead to something of the running server later.
+            Err(_) => target.is_absolute(),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The names of the source, as last listed: directories by inode, and the ways that lead to each inode.
+//!
+//! Paths are made from listings, so a directory that moved changes one listing and no file.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::Stat;
+
+use super::source::Root;
+use crate::tracker::{Entry, Key};
+
+/// What a name in a directory leads to.
+#[derive(Clone, Debug)]
+pub enum Leads {
+    /// A regular file that belongs into the image.
+    File(Key),
+    /// A directory that does.
+    Directory(Key),
+    /// A symbolic link with its target and attributes.
+    Symlink(Box<Symlink>),
+    /// Excluded, or of a type that is left out.
+    Nowhere,
+}
+
+/// A symbolic link.
+#[derive(Clone, Debug)]
+pub struct Symlink {
+    /// What it holds.
+    pub target: CString,
+    /// Owner and times.
+    pub stat: Stat,
+}
+
+impl Leads {
+    /// The inode whose marks matter, if any.
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Leads::File(key) | Leads::Directory(key) => Some(*key),
+            _ => None,
+        }
+    }
+}
+
+/// One name.
+#[derive(Clone, Debug)]
+pub struct Name {
+    /// `d_ino` of the listing: while it and the name stay the same, so does what it leads to.
+    pub d_ino: u64,
+    /// Where to.
+    pub leads: Leads,
+}
+
+/// A directory as last listed.
+#[derive(Debug)]
+pub struct Directory {
+    /// Its marks.
+    pub entry: &'static Entry,
+    /// Its names.
+    pub names: BTreeMap<Box<[u8]>, Name>,
+    /// Its attributes.
+    pub stat: Stat,
+    /// Its extended attributes.
+    pub xattrs: super::attributes::Xattrs,
+}
+
+/// What was read of a file when it was last copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtim`.
+    pub mtime: (i64, i64),
+    /// See [`super::source::generation`].
+    pub generation: u64,
+}
+
+impl Seen {
+    /// From what `fstat` told before the file was read.
+    pub fn of(stat: &Stat, generation: u64) -> Seen {
+        Seen { size: stat.st_size as u64, mtime: (stat.st_mtime, stat.st_mtime_nsec as i64), generation }
+    }
+
+    /// Whether the file looks as it did then.
+    pub fn is_like(&self, stat: &Stat) -> bool {
+        *self == Seen::of(stat, self.generation)
+    }
+}
+
+/// A regular file of the source and its store file.
+#[derive(Debug)]
+pub struct File {
+    /// Its inode.
+    pub key: Key,
+    /// Its marks.
+    pub entry: &'static Entry,
+    /// The source under whose image its store file lies.
+    pub root: usize,
+    /// The store file's number.
+    pub id: u64,
+    /// Bytes to copy when it became known.
+    pub listed: u64,
+    /// What was last copied; `None`: nothing yet.
+    pub seen: Mutex<Option<Seen>>,
+}
+
+impl File {
+    /// Bytes to copy, as its marks say now.
+    pub fn marked_bytes(&self) -> u64 {
+        let size = super::visit::lock(&self.seen).map_or(self.listed, |seen| seen.size);
+        (self.entry.marked_bytes() + size.saturating_sub(self.entry.tail())).min(size)
+    }
+}
+
+/// The whole source.
+#[derive(Debug)]
+pub struct Tree {
+    /// The source directories.
+    pub roots: Arc<Vec<Root>>,
+    /// Listed directories by inode.
+    pub directories: HashMap<Key, Directory>,
+    /// Files by inode.
+    pub files: HashMap<Key, Arc<File>>,
+    /// The names of each inode: directory and name.
+    ways: HashMap<Key, Vec<(Key, Box<[u8]>)>>,
+    /// Inodes that lost their last way since the last sweep.
+    orphans: HashSet<Key>,
+}
+
+/// Deepest nesting that a path is made of.
+const DEPTH: usize = 256;
+
+impl Tree {
+    /// A tree of which nothing is known but its roots.
+    pub fn new(roots: Arc<Vec<Root>>) -> Self {
+        Tree {
+            roots,
+            directories: HashMap::new(),
+            files: HashMap::new(),
+            ways: HashMap::new(),
+            orphans: HashSet::new(),
+        }
+    }
+
+    fn root_of(&self, key: Key) -> Option<usize> {
+        self.roots.iter().position(|root| root.key == key)
+    }
+
+    /// Writes a directory's path below its root, NUL-terminated, into `path`, whose capacity is never exceeded.
+    /// `None`: no way leads there, or it is too long.
+    fn directory_path(&self, key: Key, path: &mut Vec<u8>) -> Option<usize> {
+        let mut chain: [&[u8]; DEPTH] = [&[]; DEPTH];
+        let mut depth = 0;
+        let mut at = key;
+        let root = loop {
+            if let Some(root) = self.root_of(at) {
+                break root;
+            }
+            let (parent, name) = self.ways.get(&at)?.first()?;
+            *chain.get_mut(depth)? = name;
+            depth += 1;
+            at = *parent;
+        };
+        path.clear();
+        for name in chain.get(..depth)?.iter().rev() {
+            append(path, name)?;
+        }
+        Some(root)
+    }
+
+    /// The path of a directory below its root; no allocation as long as `path` has room.
+    pub fn path_of_directory<'a>(&self, key: Key, path: &'a mut Vec<u8>) -> Option<(usize, &'a CStr)> {
+        let root = self.directory_path(key, path)?;
+        terminate(path).map(|path| (root, path))
+    }
+
+    /// The path of a name in a directory.
+    pub fn path_of_name<'a>(
+        &self,
+        directory: Key,
+        name: &[u8],
+        path: &'a mut Vec<u8>,
+    ) -> Option<(usize, &'a CStr)> {
+        let root = self.directory_path(directory, path)?;
+        append(path, name)?;
+        terminate(path).map(|path| (root, path))
+    }
+
+    /// The full path of a name, for messages and exclusion.
+    pub fn full_path(&self, directory: Key, name: &[u8]) -> PathBuf {
+        let mut path = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        match self.path_of_name(directory, name, &mut path) {
+            Some((root, below)) => {
+                let root = self.roots.get(root).map(|root| root.path.clone()).unwrap_or_default();
+                root.join(OsStr::from_bytes(below.to_bytes()))
+            }
+            None => PathBuf::from(OsStr::from_bytes(name)),
+        }
+    }
+
+    /// The ways to an inode.
+    pub fn ways(&self, key: Key) -> &[(Key, Box<[u8]>)] {
+        self.ways.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The full path of a file or directory, by its first name.
+    pub fn full_path_of(&self, key: Key) -> PathBuf {
+        if let Some(root) = self.root_of(key).and_then(|root| self.roots.get(root)) {
+            return root.path.clone();
+        }
+        match self.ways(key).first() {
+            Some((directory, name)) => self.full_path(*directory, name),
+            None => PathBuf::from(format!("(inode {})", key.ino)),
+        }
+    }
+
+    /// Every way to a file: the root and the path below it.
+    pub fn paths_of(&self, key: Key) -> Vec<(usize, CString)> {
+        let mut path = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        self.ways(key)
+            .iter()
+            .filter_map(|(directory, name)| {
+                let (root, path) = self.path_of_name(*directory, name, &mut path)?;
+                Some((root, path.to_owned()))
+            })
+            .collect()
+    }
+
+    /// Sets or changes one name of a listed directory.
+    pub fn set_name(&mut self, directory: Key, name: &[u8], leads: Name) {
+        let new = leads.leads.key();
+        let Some(dir) = self.directories.get_mut(&directory) else { return };
+        let old = dir.names.insert(name.into(), leads).and_then(|old| old.leads.key());
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.remove_way(old, directory, name);
+        }
+        if let Some(new) = new {
+            self.ways.entry(new).or_default().push((directory, name.into()));
+            self.orphans.remove(&new);
+        }
+    }
+
+    /// Takes one name out of a listed directory.
+    pub fn remove_name(&mut self, directory: Key, name: &[u8]) {
+        let Some(dir) = self.directories.get_mut(&directory) else { return };
+        if let Some(old) = dir.names.remove(name).and_then(|old| old.leads.key()) {
+            self.remove_way(old, directory, name);
+        }
+    }
+
+    fn remove_way(&mut self, key: Key, directory: Key, name: &[u8]) {
+        if let Some(ways) = self.ways.get_mut(&key) {
+            ways.retain(|(d, n)| !(*d == directory && **n == *name));
+            if ways.is_empty() {
+                self.ways.remove(&key);
+                self.orphans.insert(key);
+            }
+        }
+    }
+
+    /// Takes out every inode that has no way any more, those below vanished directories too, and hands them out.
+    pub fn sweep(&mut self, mut gone: impl FnMut(Option<Arc<File>>, &'static Entry)) {
+        while let Some(&key) = self.orphans.iter().next() {
+            self.orphans.remove(&key);
+            if let Some(file) = self.files.remove(&key) {
+                let entry = file.entry;
+                gone(Some(file), entry);
+            }
+            if let Some(directory) = self.directories.remove(&key) {
+                gone(None, directory.entry);
+                for (name, leads) in &directory.names {
+                    if let Some(child) = leads.leads.key() {
+                        self.remove_way(child, key, name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn append(path: &mut Vec<u8>, name: &[u8]) -> Option<()> {
+    if path.len() + name.len() + 2 > path.capacity() {
+        return None;
+    }
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    Some(())
+}
+
+fn terminate(path: &mut Vec<u8>) -> Option<&CStr> {
+    if path.len() + 1 > path.capacity() {
+        return None;
+    }
+    path.push(0);
+    CStr::from_bytes_with_nul(path).ok()
+}
