@@ -1,0 +1,70 @@
+//! What the machine must have beyond cargo and rustc; what is missing is installed with apt-get.
+
+use crate::sh;
+use anyhow::{Context, Result};
+
+/// Something that must be there, and the Debian packages that bring it.
+pub struct Need {
+    /// How to see that it is there.
+    pub test: Test,
+    /// What to install when it is not.
+    pub packages: &'static [&'static str],
+}
+
+/// How to see that a [`Need`] is met.
+pub enum Test {
+    /// A program in `PATH`.
+    Program(&'static str),
+    /// A library that pkg-config knows.
+    Library(&'static str),
+}
+
+impl Test {
+    fn met(&self) -> bool {
+        match self {
+            Test::Program(name) => sh::which(name).is_some(),
+            Test::Library(name) => {
+                sh::cmd("pkg-config", ["--exists", name]).status().is_ok_and(|s| s.success())
+            }
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Test::Program(name) | Test::Library(name) => name,
+        }
+    }
+}
+
+/// Unpacking of Debian packages.
+pub const DPKG_DEB: Need = Need { test: Test::Program("dpkg-deb"), packages: &["dpkg"] };
+/// Unpacking of archives.
+pub const TAR: Need = Need { test: Test::Program("tar"), packages: &["tar"] };
+/// A mount namespace for a server of another Debian release.
+pub const UNSHARE: Need = Need { test: Test::Program("unshare"), packages: &["util-linux"] };
+/// Fetching of MySQL 5.6.
+pub const NPM: Need = Need { test: Test::Program("npm"), packages: &["npm"] };
+
+/// Installs what is missing.
+pub fn install(needs: &[&Need]) -> Result<()> {
+    let missing: Vec<&&Need> = needs.iter().filter(|need| !need.test.met()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.test.name()).collect();
+    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    println!("missing here: {}; installing {}", names.join(", "), packages.join(" "));
+    let apt = || {
+        let mut command = sh::cmd("apt-get", ["install", "--yes", "--no-install-recommends"]);
+        command.args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    // The package lists may be absent or stale: refresh them only when the first attempt fails.
+    if sh::run(&mut apt()).is_err() {
+        sh::run_patiently(|| sh::cmd("apt-get", ["update"]))?;
+        sh::run_patiently(apt).with_context(|| {
+            format!("install these packages as root, then call again: {}", packages.join(" "))
+        })?;
+    }
+    Ok(())
+}

