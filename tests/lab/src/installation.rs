@@ -104,12 +104,16 @@ impl Installation {
     }
 
     /// The server's command line so far: run by `enter` (same process id), with `env` in the server's environment.
-    pub fn server_command(&self, env: &[(String, String)], data: &Path) -> Command {
+    ///
+    /// `tmp` is the server's folder for temporary files, its own: a server that starts removes every temporary table
+    /// that it finds there, also those of a server that runs.
+    pub fn server_command(&self, env: &[(String, String)], data: &Path, tmp: &Path) -> Command {
         let mut command = Command::new(self.dir.join("enter"));
         // `env` sets the variables for the server alone, not for the programs that lead to it.
         command.arg("env").args(env.iter().map(|(name, value)| format!("{name}={value}")));
         command.arg(self.seen(self.program_inside()));
         command.args(["--no-defaults", "--user=root"]).arg(format!("--datadir={}", data.display()));
+        command.arg(format!("--tmpdir={}", tmp.display()));
         match self.kind {
             Kind::MySql56 => {
                 command.arg(format!("--basedir={}", self.seen("").display()));
@@ -136,17 +140,18 @@ impl Installation {
         }
     }
 
-    /// Makes a fresh data directory, in which root has no password; `log` gets the server's messages.
+    /// Makes a fresh data directory, in which root has no password; `log` gets the server's messages, `tmp` its
+    /// temporary files.
     ///
     /// # Errors
     /// When the server cannot do it: with the end of its messages.
-    pub fn initialise(&self, data: &Path, log: &Path) -> Result<()> {
+    pub fn initialise(&self, data: &Path, tmp: &Path, log: &Path) -> Result<()> {
         match self.kind {
             Kind::MySql56 => self.copy_ready_data(data),
-            Kind::MySql => self.run_once(&["--initialize-insecure"], data, log, None),
+            Kind::MySql => self.run_once(&["--initialize-insecure"], data, tmp, log, None),
             Kind::MariaDb | Kind::MariaDbOnHost => {
                 fs::create_dir_all(data.join("mysql"))?;
-                self.run_once(&["--bootstrap"], data, log, Some(self.system_tables()?.as_bytes()))
+                self.run_once(&["--bootstrap"], data, tmp, log, Some(self.system_tables()?.as_bytes()))
             }
         }
         .with_context(|| format!("cannot initialise a data directory of {} in {}", self.name, data.display()))
@@ -161,8 +166,15 @@ impl Installation {
         }
     }
 
-    fn run_once(&self, options: &[&str], data: &Path, log: &Path, input: Option<&[u8]>) -> Result<()> {
-        let mut command = self.server_command(&[], data);
+    fn run_once(
+        &self,
+        options: &[&str],
+        data: &Path,
+        tmp: &Path,
+        log: &Path,
+        input: Option<&[u8]>,
+    ) -> Result<()> {
+        let mut command = self.server_command(&[], data, tmp);
         command.args(options).arg(format!("--log-error={}", log.display()));
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::null()).stderr(Stdio::piped());

@@ -48,12 +48,12 @@ impl Server {
     /// When the installation is missing or the data directory cannot be made.
     pub fn create(name: &str, home: &Path, options: Options) -> Result<Server> {
         let server = Self::over(name, home, &home.join("data"), options)?;
-        server.installation.initialise(&server.data, &server.error_log())?;
+        server.installation.initialise(&server.data, &server.tmp(), &server.error_log())?;
         Ok(server)
     }
 
     /// A server over a data directory that exists already, such as a copy of a backup. What the server itself needs
-    /// beside the data (error log, plugin folder) goes to `home`.
+    /// beside the data (error log, plugin folder, temporary files) goes to `home`.
     ///
     /// # Errors
     /// When the installation is missing or `home` cannot be made.
@@ -64,10 +64,12 @@ impl Server {
             );
         }
         let installation = Installation::find(name)?;
-        fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
         let run = Scratch::below(&std::env::temp_dir(), "lab")?;
         let (home, data) = (std::path::absolute(home)?, std::path::absolute(data)?);
-        Ok(Server { installation, options, home, data, run, child: None })
+        let server = Server { installation, options, home, data, run, child: None };
+        let tmp = server.tmp();
+        fs::create_dir_all(&tmp).with_context(|| format!("cannot create {}", tmp.display()))?;
+        Ok(server)
     }
 
     /// Starts the server and waits until it answers.
@@ -83,7 +85,7 @@ impl Server {
         if let Some(library) = &self.options.preload {
             env.push(("LD_PRELOAD".into(), library.display().to_string()));
         }
-        let mut command = self.installation.server_command(&env, &self.data);
+        let mut command = self.installation.server_command(&env, &self.data, &self.tmp());
         command
             .args(self.installation.running_options())
             .arg(format!("--plugin-dir={}", plugins.display()))
@@ -179,6 +181,11 @@ impl Server {
     pub fn error_log(&self) -> PathBuf {
         // MySQL appends .err to a name without a suffix.
         self.home.join("error.err")
+    }
+
+    /// The folder of temporary files.
+    fn tmp(&self) -> PathBuf {
+        self.home.join("tmp")
     }
 
     /// The end of the error log.
