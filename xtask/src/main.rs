@@ -3,18 +3,29 @@
 //! It builds with cargo and rustc alone, so that it can install whatever the rest of the workspace needs
 //! ([`needs`]) before that is built.
 
+mod build;
+mod flags;
+mod lab;
 mod needs;
 mod paths;
 mod servers;
 mod sh;
+mod test;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  servers [NAME...]                             fetch real servers below target/servers
-  help                                          this text
+  servers [NAME...]                          fetch real servers below target/servers, apart from the system's own
+  build [--release]                          build tokudb_backup.so and libHotBackup.so; last line: their folder
+  demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
+  soak --server NAME --rounds N [--seed S]   the same, again and again
+  test                                       the whole test suite
+  help                                       this text
+
+What is missing on the machine is installed with apt-get. Servers: mysql-5.6.24, mysql-9.7, mariadb-10.11
+(these three when none is named), mariadb-10.5, mariadb-11.8.
 ";
 
 /// Why a command did not do its job.
@@ -36,7 +47,7 @@ fn main() -> ExitCode {
     match dispatch(&args) {
         Ok(code) => code,
         Err(Failure::Usage(what)) => {
-            eprintln!("xtask: {what}\n\n{USAGE}");
+            eprint!("xtask: {what}\n\n{USAGE}");
             ExitCode::from(2)
         }
         Err(Failure::Job(e)) => {
@@ -52,6 +63,10 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
     };
     match command.as_str() {
         "servers" => servers::run(rest),
+        "build" => build::run(rest),
+        "demo" => lab::demo(rest),
+        "soak" => lab::soak(rest),
+        "test" => test::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

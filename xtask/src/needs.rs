@@ -2,6 +2,7 @@
 
 use crate::sh;
 use anyhow::{Context, Result};
+use std::process::Stdio;
 
 /// Something that must be there, and the Debian packages that bring it.
 pub struct Need {
@@ -44,6 +45,23 @@ pub const TAR: Need = Need { test: Test::Program("tar"), packages: &["tar"] };
 pub const UNSHARE: Need = Need { test: Test::Program("unshare"), packages: &["util-linux"] };
 /// Fetching of MySQL 5.6.
 pub const NPM: Need = Need { test: Test::Program("npm"), packages: &["npm"] };
+
+/// The SQL client of `tests/lab`.
+pub const CLIENT: [&Need; 2] = [
+    &Need { test: Test::Program("pkg-config"), packages: &["pkg-config"] },
+    &Need { test: Test::Library("libmariadb"), packages: &["libmariadb-dev"] },
+];
+
+/// Adds a component of the Rust toolchain, if the cargo command that it brings does not run.
+pub fn rust_component(component: &str, command: &str) -> Result<()> {
+    // The program may be there all the same: rustup's proxy, which then only says what is missing.
+    let found = sh::cargo([command, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    sh::run(&mut sh::cmd("rustup", ["component", "add", component]))
+        .with_context(|| format!("`cargo {command}` is missing here: install it"))
+}
 
 /// Installs what is missing.
 pub fn install(needs: &[&Need]) -> Result<()> {

@@ -13,15 +13,34 @@ pub fn cmd<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) ->
     command
 }
 
+/// The cargo that runs us, in the workspace.
+pub fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut command = cmd(&cargo, args);
+    command.current_dir(crate::paths::workspace());
+    // What cargo set for us would look like a change of environment to the builds of others.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The command as one would type it, without its environment.
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
+/// Prints the command that is about to run.
+pub fn show(command: &Command) {
+    println!("  $ {}", shown(command));
+}
+
 /// Shows the command, runs it and returns how it ended.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
-    println!("  $ {}", shown(command));
+    show(command);
     command.status().with_context(|| format!("cannot start `{}`", shown(command)))
 }
 

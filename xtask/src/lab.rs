@@ -1,0 +1,69 @@
+//! `cargo xtask demo` and `cargo xtask soak`: install, fetch and build what they need, then run the program `lab`.
+
+use crate::flags::Flags;
+use crate::{Failure, build, needs, servers, sh};
+use anyhow::{Context, Result};
+use std::process::{Command, ExitCode};
+
+/// The variable that tells lab and its tests where the built libraries are.
+pub const PLUGIN_DIR: &str = "TOKUDB_BACKUP_PLUGIN_DIR";
+
+/// The server of the demo when none is named.
+const DEMO_SERVER: &str = "mysql-9.7";
+
+/// The subcommand `demo`.
+pub fn demo(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.unwrap_or_else(|| DEMO_SERVER.to_owned());
+    let seed = seed(&mut flags)?;
+    flags.end()?;
+    let mut words = vec!["demo".to_owned(), "--server".into(), server.clone()];
+    words.extend(seed);
+    Ok(run(&server, &words)?)
+}
+
+/// The subcommand `soak`.
+pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("soak wants --server NAME".into()))?;
+    let rounds = flags.value::<u32>("--rounds", "a number of rounds")?;
+    let rounds = rounds.ok_or_else(|| Failure::Usage("soak wants --rounds N".into()))?;
+    let seed = seed(&mut flags)?;
+    flags.end()?;
+    let mut words =
+        vec!["soak".to_owned(), "--server".into(), server.clone(), "--rounds".into(), rounds.to_string()];
+    words.extend(seed);
+    Ok(run(&server, &words)?)
+}
+
+fn server(flags: &mut Flags) -> Result<Option<String>, Failure> {
+    let name: Option<String> = flags.value("--server", "a server's name")?;
+    if let Some(name) = &name {
+        servers::check_name(name)?;
+    }
+    Ok(name)
+}
+
+fn seed(flags: &mut Flags) -> Result<Vec<String>, Failure> {
+    let seed: Option<u64> = flags.value("--seed", "a number")?;
+    Ok(seed.map_or_else(Vec::new, |seed| vec!["--seed".into(), seed.to_string()]))
+}
+
+/// Runs lab, optimised as is what it measures, and ends as it ends.
+fn run(server: &str, words: &[String]) -> Result<ExitCode> {
+    needs::install(&needs::CLIENT)?;
+    servers::fetch(&[server])?;
+    let plugins = build::build(true)?;
+    sh::run(&mut lab("build", &[]))?;
+    let status = sh::status(lab("run", words).env(PLUGIN_DIR, &plugins))?;
+    let code = status.code().with_context(|| format!("lab ended with {status}"))?;
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn lab(verb: &str, words: &[String]) -> Command {
+    let mut cargo = sh::cargo([verb, "--quiet", "--release", "--package", "lab", "--bin", "lab"]);
+    if !words.is_empty() {
+        cargo.arg("--").args(words);
+    }
+    cargo
+}

@@ -1,0 +1,39 @@
+//! `cargo xtask test`: the whole test suite, from a fresh machine with a Rust toolchain on.
+
+use crate::flags::Flags;
+use crate::{Failure, build, lab, needs, servers, sh};
+use anyhow::{Context, Result};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// The subcommand.
+pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
+    Flags::new(args).end()?;
+    let begin = Instant::now();
+    step("what the machine needs", || {
+        needs::install(&needs::CLIENT)?;
+        needs::rust_component("rustfmt", "fmt")?;
+        needs::rust_component("clippy", "clippy")
+    })?;
+    step("format", || sh::run(&mut sh::cargo(["fmt", "--all", "--check"])))?;
+    step("lints", || {
+        sh::run(&mut sh::cargo(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    })?;
+    step("tests without a server", || sh::run(&mut sh::cargo(["test", "--workspace", "--exclude", "lab"])))?;
+    step("servers", || servers::fetch(&servers::DEFAULT))?;
+    let plugins = step("plugin", || build::build(false))?;
+    step("tests on real servers", || {
+        sh::run(sh::cargo(["test", "--package", "lab"]).env(lab::PLUGIN_DIR, &plugins))
+    })?;
+    println!("test: ok, {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does one step, between its name and its time.
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("== {name}");
+    let begin = Instant::now();
+    let result = work().with_context(|| format!("test: FAILED at `{name}`"))?;
+    println!("== {name}: ok, {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(result)
+}
