@@ -65,6 +65,20 @@ fn mariadb_10_11() {
 }
 
 #[test]
+fn a_library_built_here_is_preloaded() {
+    let library = lab::built::hot_backup().unwrap().canonicalize().unwrap();
+    for name in lab::installation::DEFAULT {
+        let scratch = Scratch::new("preload").unwrap();
+        let options = Options { preload: Some(library.clone()), ..Options::default() };
+        let mut server = Server::create(name, scratch.path(), options).unwrap();
+        server.start().unwrap();
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid().unwrap())).unwrap();
+        assert!(maps.contains(library.to_str().unwrap()), "{name}:\n{maps}");
+        server.stop().unwrap();
+    }
+}
+
+#[test]
 fn a_second_server_over_a_copy() {
     let scratch = Scratch::new("copy").unwrap();
     let mut first =
