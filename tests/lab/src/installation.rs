@@ -194,24 +194,26 @@ impl Installation {
     /// What mariadb-install-db feeds to `mariadbd --bootstrap`.
     fn system_tables(&self) -> Result<String> {
         let share = ["usr/share/mariadb", "usr/share/mysql"].map(|inside| self.dir.join("root").join(inside));
-        let read = |name: &str| {
+        let find = |name: &str| {
             let (old, new) = (format!("mysql_{name}.sql"), format!("mariadb_{name}.sql"));
-            let candidates = share.iter().flat_map(|dir| [name, &old, &new].map(|file| dir.join(file)));
-            let path = candidates.into_iter().find(|path| path.is_file());
-            let path = path.with_context(|| format!("{} brings no {name}", self.name))?;
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+            let plain = format!("{name}.sql");
+            share
+                .iter()
+                .flat_map(|dir| [&plain, &old, &new].map(|file| dir.join(file)))
+                .find(|path| path.is_file())
         };
         // root without password, by the ordinary way of logging in.
         let mut sql = String::from("USE mysql;\nSET @auth_root_socket=NULL;\n");
-        for name in [
-            "system_tables",
-            "performance_tables",
-            "system_tables_data",
-            "fill_help_tables.sql",
-            "maria_add_gis_sp_bootstrap.sql",
-            "sys_schema",
-        ] {
-            let text = read(name)?;
+        let parts = ["system_tables", "performance_tables", "system_tables_data", "fill_help_tables"];
+        for name in parts.into_iter().chain(["maria_add_gis_sp_bootstrap", "sys_schema"]) {
+            let path = match find(name) {
+                Some(path) => path,
+                // It came with 10.6.
+                None if name == "sys_schema" => continue,
+                None => bail!("{} brings no {name}.sql", self.name),
+            };
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             // Accounts for the machine's own name are for servers with a network.
             let lines = text.lines().filter(|line| !line.contains("@current_hostname"));
             lines.for_each(|line| {

@@ -85,3 +85,48 @@ pub fn kill(child: &mut Child) {
     let _ = child.kill();
     let _ = wait_until(child, Instant::now() + Duration::from_secs(60));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    /// Set for the process that is to be killed: this test's program once more.
+    const VICTIM: &str = "LAB_PROCESS_TEST_VICTIM";
+
+    #[test]
+    fn children_die_with_us() {
+        let sleep = |seconds: &str| {
+            let mut command = Command::new("sleep");
+            command.arg(seconds);
+            command
+        };
+        if std::env::var_os(VICTIM).is_some() {
+            let mut child = spawn_bound(sleep("600")).unwrap();
+            println!("child={}", child.id());
+            child.wait().unwrap();
+            return;
+        }
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::tests::children_die_with_us", "--nocapture"])
+            .env(VICTIM, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(victim.stdout.take().unwrap());
+        let pid = said.lines().find_map(|l| Some(l.unwrap().split_once("child=")?.1.to_owned())).unwrap();
+        // SAFETY: takes a process id and flags.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.parse::<i32>().unwrap(), 0) };
+        let mut event = libc::pollfd { fd: i32::try_from(fd).unwrap(), events: libc::POLLIN, revents: 0 };
+        assert!(event.fd >= 0, "the child runs while its parent does");
+        kill(&mut victim);
+        // SAFETY: one pollfd, alive during the call.
+        assert_eq!(unsafe { libc::poll(&raw mut event, 1, 10_000) }, 1, "the child has outlived its parent");
+
+        let mut child = spawn_bound(sleep("600")).unwrap();
+        assert!(wait_until(&mut child, Instant::now() + Duration::from_millis(50)).is_err());
+        signal(&child, libc::SIGTERM).unwrap();
+        assert!(!wait_until(&mut child, Instant::now() + Duration::from_secs(10)).unwrap().success());
+    }
+}
