@@ -34,11 +34,22 @@ pub enum Links {
     RefuseOutside,
 }
 
+/// What is done in the destination before and after the images are made. Both run on a worker thread, since the
+/// destination may hang.
+pub trait Frame: Send + Sync + std::fmt::Debug {
+    /// Makes the image directories ready: they exist and are empty afterwards.
+    fn begin(&self) -> Result<()>;
+    /// The images are complete and durable: records that, durably.
+    fn complete(&self, report: &Report) -> Result<()>;
+}
+
 /// Everything that a backup needs to know before it starts.
 #[derive(Debug)]
 pub struct Request {
     /// At least one; none inside another's image.
     pub sources: Vec<Source>,
+    /// What surrounds the images, if anything.
+    pub frame: Option<Arc<dyn Frame>>,
     /// What is neither copied nor mirrored.
     pub exclude: Exclude,
     /// Links that lead out of the sources.

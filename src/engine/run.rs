@@ -148,11 +148,7 @@ impl<'a> Engine<'a> {
         } else {
             finish::complete(&mut self.state, arena, self.workers)?
         };
-        self.workers.run(|shared| shared.stores.get().into_iter().flatten().try_for_each(Store::sync))?;
-        self.report.files = built.files;
-        self.report.bytes = self.workers.shared().copied.load(Ordering::Relaxed);
-        self.report.unseen = self.unseen.into_iter().collect();
-        Ok(self.report)
+        self.complete(built)
     }
 
     /// The control of the demo: what a copy is worth that did not see the writes beside it.
@@ -161,15 +157,28 @@ impl<'a> Engine<'a> {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.enter(Phase::Finishing);
         let built = finish::build(&mut self.state, self.workers)?;
-        self.workers.run(|shared| shared.stores.get().into_iter().flatten().try_for_each(Store::sync))?;
+        self.complete(built)
+    }
+
+    /// Makes the images durable, then says that they are complete.
+    fn complete(mut self, built: finish::Built) -> Result<Report> {
         self.report.files = built.files;
         self.report.bytes = self.workers.shared().copied.load(Ordering::Relaxed);
+        self.report.unseen = self.unseen.into_iter().collect();
+        let frame = self.request.frame.clone();
+        let report = self.report.clone();
+        self.workers.run(move |shared| {
+            shared.stores.get().into_iter().flatten().try_for_each(Store::sync)?;
+            frame.map_or(Ok(()), |frame| frame.complete(&report))
+        })?;
         Ok(self.report)
     }
 
     fn open_images(&self) -> Result<()> {
         let images: Vec<PathBuf> = self.request.sources.iter().map(|source| source.image.clone()).collect();
+        let frame = self.request.frame.clone();
         self.workers.run(move |shared| {
+            frame.map_or(Ok(()), |frame| frame.begin())?;
             let stores = images.iter().map(|image| Store::create(image)).collect::<Result<Vec<_>>>()?;
             let _ = shared.stores.set(stores);
             Ok(())
