@@ -115,6 +115,9 @@ impl File {
     }
 }
 
+/// A name of an inode: the directory, and the name in it.
+pub type Way = (Key, Box<[u8]>);
+
 /// The whole source.
 #[derive(Debug)]
 pub struct Tree {
@@ -125,7 +128,7 @@ pub struct Tree {
     /// Files by inode.
     pub files: HashMap<Key, Arc<File>>,
     /// The names of each inode: directory and name.
-    ways: HashMap<Key, Vec<(Key, Box<[u8]>)>>,
+    ways: HashMap<Key, Vec<Way>>,
     /// Inodes that lost their last way since the last sweep.
     orphans: HashSet<Key>,
 }
@@ -202,7 +205,7 @@ impl Tree {
     }
 
     /// The ways to an inode.
-    pub fn ways(&self, key: Key) -> &[(Key, Box<[u8]>)] {
+    pub fn ways(&self, key: Key) -> &[Way] {
         self.ways.get(&key).map_or(&[], Vec::as_slice)
     }
 

@@ -135,7 +135,8 @@ impl Visit<'_> {
             file.entry.take_ranges(at..next.min(size), &mut |_| true);
             self.copy(source.as_fd(), &(at..next), &mut writer, path)?;
             at = next;
-            missing.ranges = vec![at..u64::MAX];
+            missing.ranges.clear();
+            missing.ranges.push(at..u64::MAX);
         }
         missing.ranges.clear();
         let now = self.finish(&source, &writer, marks.contains(Marks::XATTRS) || all, path)?;
