@@ -3,6 +3,7 @@
 //! It builds with cargo and rustc alone, so that it can install whatever the rest of the workspace needs
 //! ([`needs`]) before that is built.
 
+mod bench;
 mod build;
 mod flags;
 mod lab;
@@ -21,6 +22,7 @@ usage: cargo xtask COMMAND
   build [--release]                          build tokudb_backup.so and libHotBackup.so; last line: their folder
   demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
   soak --server NAME --rounds N [--seed S]   the same, again and again
+  bench                                      what an intercepted call and a copy cost, without a database
   test                                       the whole test suite
   help                                       this text
 
@@ -64,6 +66,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
     match command.as_str() {
         "servers" => servers::run(rest),
         "build" => build::run(rest),
+        "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),
         "test" => test::run(rest),
