@@ -329,7 +329,7 @@ fn make(parent: Place, name: CString, path: PathBuf) -> Result<Destination> {
     Ok(Destination { path, directory, id, made: Some((parent.fd, name)), images: Vec::new() })
 }
 
-/// A new directory (mode 0750, whatever the umask), opened.
+/// A new directory (mode 0750, whatever the umask takes from others), opened.
 fn make_directory(parent: impl AsFd, name: &CStr, path: &Path) -> Result<(OwnedFd, Id)> {
     retry(|| rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE))
         .map_err(|errno| failed("make the directory", path, errno))?;

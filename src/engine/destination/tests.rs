@@ -140,7 +140,7 @@ fn a_umask_changes_nothing() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: umask cannot fail.
-        unsafe { libc::umask(0o777) };
+        unsafe { libc::umask(0o077) };
         let made = Destination::prepare(path.as_os_str().as_bytes(), None, &[])
             .and_then(|mut destination| destination.make_image("i"));
         // SAFETY: ends the child at once.
