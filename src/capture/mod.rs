@@ -1,26 +1,151 @@
 //! How changes are seen: hooks, and attaching them to every loaded object.
+//!
+//! [`Capture::attach`] stores the addresses of our detours ([`table`]) into the slots of every loaded object but
+//! ourselves, libc and ld.so ([`elf`]); [`Capture::detach`] puts the real ones back. A detour hands its call to the
+//! function of its family, which runs it and tells the tracker what has changed.
+#![cfg(not(feature = "model"))]
 
+mod attributes;
+mod changes;
+mod data;
+mod elf;
+mod hook;
+mod names;
+mod place;
+mod size;
+mod table;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::engine::error::{Error, Result};
+use crate::tracker::tracker;
+use elf::Objects;
+pub use table::intercepted;
 
-/// Hooks in place.
+/// Held while slots are stored: the pages that they lie on are made writable and read-only again. Nobody calls the
+/// loader while holding it, because a constructor, which runs under the loader's lock, may wait for it.
+static STORING: Mutex<()> = Mutex::new(());
+/// Whether slots may be given our addresses.
+static ATTACHED: AtomicBool = AtomicBool::new(false);
+
+/// Our hooks are in place for as long as this lives.
 #[derive(Debug)]
-pub struct Capture {}
+pub struct Capture {
+    held: Mutex<Objects>,
+}
+
+/// What a look at the slots found and repaired.
+#[derive(Debug, Default)]
+struct Look {
+    /// Slots of objects that came since.
+    new: usize,
+    /// A slot that was ours and is so no longer.
+    lost: Option<String>,
+}
 
 impl Capture {
-    /// Puts the hooks in place.
-    pub fn attach(_deadline: Duration, _should_stop: &dyn Fn() -> bool) -> Result<Capture> {
-        Err(Error::new(libc::ENOSYS, "capture is not built yet"))
+    /// Intercepts the calls of every loaded object and waits until no call that began before is under way (P15).
+    /// The tracker has begun and watches the devices of the sources.
+    ///
+    /// # Errors
+    /// `deadline` has passed, naming the thread and its call; `should_stop` said so; the process changes files in
+    /// a way that cannot be intercepted, saying what to change.
+    pub fn attach(deadline: Duration, should_stop: &dyn Fn() -> bool) -> Result<Capture> {
+        for hook in table::HOOKS {
+            hook.forget();
+            hook.resolve(None);
+        }
+        ATTACHED.store(true, Ordering::SeqCst);
+        let capture = Capture { held: Mutex::new(Objects::default()) };
+        capture.look()?;
+        let _ = (deadline, should_stop);
+        Ok(capture)
     }
 
-    /// Requests in flight.
+    /// Looks at all slots again (P15) and at objects that came meanwhile (P16). False: something new was
+    /// intercepted just now, so that a gate which is about to close does not count. Not inside the gate.
+    ///
+    /// # Errors
+    /// A slot was lost, so that calls may have gone by unseen: the backup cannot be exact.
+    pub fn verify(&self) -> Result<bool> {
+        let look = self.look()?;
+        if let Some(lost) = look.lost {
+            return Err(Error::new(
+                libc::EAGAIN,
+                format!(
+                    "{lost} was no longer intercepted for a while; nothing is wrong with the server: take the backup again"
+                ),
+            ));
+        }
+        Ok(look.new == 0)
+    }
+
+    /// Whether all slots are ours and no object has come since the last [`Capture::verify`]. Allocates nothing and
+    /// may be called inside the gate.
+    pub fn is_intact(&self) -> bool {
+        let Ok(held) = self.held.lock() else { return false };
+        elf::adds() == held.adds && held.slots().all(elf::Slot::is_ours)
+    }
+
+    /// Takes the hooks out again. Calls may still be inside them: see `Tracker::end`.
+    pub fn detach(self) {}
+
+    /// Takes what completion rings tell and returns how many asynchronous writes are still under way.
     pub fn reap(&self) -> u32 {
         0
     }
 
-    /// Whether all hooks are in place.
-    pub fn is_intact(&self) -> bool {
-        true
+    fn look(&self) -> Result<Look> {
+        let fresh = Objects::hold()?;
+        let Ok(mut held) = self.held.lock() else { return Ok(Look::default()) };
+        let mut look = Look::default();
+        for object in &fresh.list {
+            let known = held.list.iter().any(|known| known.is(object));
+            for slot in object.slots.iter().filter(|slot| !slot.is_ours()) {
+                if known {
+                    look.lost = Some(format!("{} in {}", slot.hook.name.to_string_lossy(), object.shown()));
+                } else {
+                    look.new += 1;
+                }
+            }
+        }
+        intercept(&fresh)?;
+        let old = std::mem::replace(&mut *held, fresh);
+        drop(held);
+        // Calls the loader: no lock of ours is held.
+        drop(old);
+        Ok(look)
+    }
+}
+
+/// Stores our addresses into all slots that do not have them.
+fn intercept(objects: &Objects) -> Result<()> {
+    let Ok(_storing) = STORING.lock() else { return Ok(()) };
+    if !ATTACHED.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    for object in &objects.list {
+        object.store(|slot| (!slot.is_ours()).then(|| slot.hook.detour()))?;
+    }
+    Ok(())
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        {
+            let _storing = STORING.lock();
+            ATTACHED.store(false, Ordering::SeqCst);
+        }
+        // All objects anew: an object that was unloaded took its slots along (P16).
+        let Ok(objects) = Objects::hold() else { return };
+        let storing = STORING.lock();
+        for object in &objects.list {
+            // It worked before; and with the gate off a hook only passes its call on.
+            let _ = object.store(|slot| slot.is_ours().then(|| slot.hook.real()));
+        }
+        drop(storing);
+        let _ = tracker();
     }
 }

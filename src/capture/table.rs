@@ -1,0 +1,367 @@
+//! Every intercepted function, by name, and what is done about it.
+//!
+//! Each name has a detour of its own that knows the real function of exactly that name. Variadic functions have
+//! detours with all the arguments that they may take: on x86-64 and aarch64 these are passed alike.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use libc::{AT_FDCWD, O_CREAT, O_TRUNC, O_WRONLY, dev_t, gid_t, iovec, mode_t, timespec, timeval, uid_t};
+
+use super::{attributes, data, names, size};
+use crate::tracker::Marks;
+
+/// An intercepted function.
+#[derive(Debug)]
+pub struct Hook {
+    /// Its name.
+    pub name: &'static CStr,
+    detour: *const (),
+    real: &'static AtomicPtr<c_void>,
+}
+
+// SAFETY: the pointer is a function's address.
+unsafe impl Sync for Hook {}
+
+impl Hook {
+    /// The address that slots get.
+    pub fn detour(&self) -> usize {
+        self.detour as usize
+    }
+
+    /// The address of the real function; 0: it is not known.
+    pub fn real(&self) -> usize {
+        self.real.load(Ordering::Acquire) as usize
+    }
+
+    /// Forgets the real function: it may have been unloaded.
+    pub fn forget(&self) {
+        self.real.store(std::ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Looks the real function up, first as the program does, then in the libraries of the object `handle`. False:
+    /// it is not defined.
+    pub fn resolve(&self, handle: Option<*mut c_void>) -> bool {
+        if self.real() != 0 {
+            return true;
+        }
+        let name = self.name.as_ptr();
+        // SAFETY: NUL-terminated names; `handle` is an open one of dlopen.
+        let found = unsafe {
+            [
+                libc::dlsym(libc::RTLD_DEFAULT, name),
+                libc::dlsym(libc::RTLD_NEXT, name),
+                // Old names that libc keeps for old programs only.
+                libc::dlvsym(libc::RTLD_DEFAULT, name, OLDEST.as_ptr()),
+                handle.map_or(std::ptr::null_mut(), |handle| libc::dlsym(handle, name)),
+            ]
+        };
+        let found = found.into_iter().find(|found| !found.is_null() && *found as usize != self.detour());
+        self.real.store(found.unwrap_or(std::ptr::null_mut()), Ordering::Release);
+        found.is_some()
+    }
+}
+
+/// glibc's first version on this architecture.
+#[cfg(target_arch = "x86_64")]
+const OLDEST: &CStr = c"GLIBC_2.2.5";
+#[cfg(target_arch = "aarch64")]
+const OLDEST: &CStr = c"GLIBC_2.17";
+
+/// The names of all intercepted functions.
+pub fn intercepted() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().filter_map(|hook| hook.name.to_str().ok())
+}
+
+macro_rules! hooks {
+    ($([$($name:ident)+] $arguments:tt -> $result:ty { |$call:ident, $real:ident| $body:block })*) => {
+        #[allow(non_upper_case_globals)]
+        mod real {
+            use super::{AtomicPtr, c_void};
+            $($(pub static $name: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());)+)*
+        }
+        mod detour {
+            use super::*;
+            $($(detour!($name $arguments, $result, $call, $real, $body);)+)*
+        }
+        /// All of them.
+        pub static HOOKS: &[Hook] = &[$($(Hook {
+            name: name!($name),
+            detour: detour::$name as *const (),
+            real: &real::$name,
+        },)+)*];
+    };
+}
+
+macro_rules! name {
+    ($name:ident) => {
+        const {
+            match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => c"",
+            }
+        }
+    };
+}
+
+macro_rules! detour {
+    ($name:ident ($($argument:ident: $type:ty),*), $result:ty, $call:ident, $real:ident, $body:block) => {
+        // "C-unwind": cancelling a thread in a system call unwinds through here. Nothing in a hook panics.
+        pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            let $call: &'static CStr = name!($name);
+            let _ = $call;
+            let $real = |$($argument: $type),*| -> $result {
+                let address = real::$name.load(Ordering::Relaxed);
+                // SAFETY: a slot gets our address only after the real function's has been stored, and that is a
+                // function of this name, hence of this type; its arguments are those of the caller.
+                unsafe {
+                    let function: unsafe extern "C-unwind" fn($($type),*) -> $result =
+                        std::mem::transmute(address);
+                    function($($argument),*)
+                }
+            };
+            // SAFETY: pointers are the caller's, who promises what the real function asks for.
+            #[allow(unused_unsafe)]
+            unsafe { $body }
+        }
+    };
+}
+
+hooks! {
+    // ---- data ----
+    [write __write] (fd: c_int, bytes: *const c_void, count: usize) -> isize {
+        |call, real| { data::at_position(call, fd, 0, || real(fd, bytes, count)) }
+    }
+    [pwrite pwrite64 __pwrite64] (fd: c_int, bytes: *const c_void, count: usize, offset: i64) -> isize {
+        |call, real| { data::at(call, fd, offset, 0, || real(fd, bytes, count, offset)) }
+    }
+    [writev] (fd: c_int, vector: *const iovec, count: c_int) -> isize {
+        |call, real| { data::at_position(call, fd, 0, || real(fd, vector, count)) }
+    }
+    [pwritev pwritev64] (fd: c_int, vector: *const iovec, count: c_int, offset: i64) -> isize {
+        |call, real| { data::at(call, fd, offset, 0, || real(fd, vector, count, offset)) }
+    }
+    [pwritev2 pwritev64v2] (fd: c_int, vector: *const iovec, count: c_int, offset: i64, flags: c_int) -> isize {
+        |call, real| {
+            data::at_or_position(call, fd, (offset != -1).then_some(offset), flags, || {
+                real(fd, vector, count, offset, flags)
+            })
+        }
+    }
+    [sendfile sendfile64] (to: c_int, from: c_int, offset: *mut i64, count: usize) -> isize {
+        |call, real| { data::at_position(call, to, 0, || real(to, from, offset, count)) }
+    }
+    [splice] (from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, count: usize, flags: c_uint)
+        -> isize
+    {
+        |call, real| {
+            data::splice(call, from, to, to_offset, flags, |flags| {
+                real(from, from_offset, to, to_offset, count, flags)
+            })
+        }
+    }
+    [copy_file_range] (from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, count: usize,
+        flags: c_uint) -> isize
+    {
+        |call, real| {
+            data::at_or_position(call, to, to_offset.as_ref().copied(), 0, || {
+                real(from, from_offset, to, to_offset, count, flags)
+            })
+        }
+    }
+
+    // ---- sizes and holes ----
+    [ftruncate ftruncate64] (fd: c_int, length: i64) -> c_int {
+        |call, real| { size::ftruncate(call, fd, length, || real(fd, length)) }
+    }
+    [truncate truncate64] (path: *const c_char, length: i64) -> c_int {
+        |call, real| { size::truncate(call, path, length, || real(path, length)) }
+    }
+    [fallocate fallocate64] (fd: c_int, mode: c_int, offset: i64, length: i64) -> c_int {
+        |call, real| { size::fallocate(call, fd, mode, offset, length, || real(fd, mode, offset, length)) }
+    }
+    [posix_fallocate posix_fallocate64] (fd: c_int, offset: i64, length: i64) -> c_int {
+        |call, real| { size::fallocate(call, fd, 0, offset, length, || real(fd, offset, length)) }
+    }
+
+    // ---- names ----
+    [open open64 __open __open64] (path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        |call, real| { names::open(call, AT_FDCWD, path, flags, || real(path, flags, mode)) }
+    }
+    [__open_2 __open64_2] (path: *const c_char, flags: c_int) -> c_int {
+        |call, real| { names::open(call, AT_FDCWD, path, flags, || real(path, flags)) }
+    }
+    [openat openat64] (directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        |call, real| { names::open(call, directory, path, flags, || real(directory, path, flags, mode)) }
+    }
+    [__openat_2 __openat64_2] (directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+        |call, real| { names::open(call, directory, path, flags, || real(directory, path, flags)) }
+    }
+    [creat creat64] (path: *const c_char, mode: mode_t) -> c_int {
+        |call, real| {
+            names::open(call, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, || real(path, mode))
+        }
+    }
+    [open_by_handle_at] (mount: c_int, handle: *mut c_void, flags: c_int) -> c_int {
+        |call, real| { names::open_by_handle(call, flags, || real(mount, handle, flags)) }
+    }
+    [mkstemp mkstemp64] (template: *mut c_char) -> c_int {
+        |call, real| { names::make_temporary_file(call, template, || real(template)) }
+    }
+    [mkostemp mkostemp64 mkstemps mkstemps64] (template: *mut c_char, extra: c_int) -> c_int {
+        |call, real| { names::make_temporary_file(call, template, || real(template, extra)) }
+    }
+    [mkostemps mkostemps64] (template: *mut c_char, suffix: c_int, flags: c_int) -> c_int {
+        |call, real| { names::make_temporary_file(call, template, || real(template, suffix, flags)) }
+    }
+    [mkdtemp] (template: *mut c_char) -> *mut c_char {
+        |call, real| { names::make_temporary_directory(call, template, || real(template)) }
+    }
+    [rename] (from: *const c_char, to: *const c_char) -> c_int {
+        |call, real| { names::rename(call, (AT_FDCWD, from), (AT_FDCWD, to), 0, || real(from, to)) }
+    }
+    [renameat] (from_at: c_int, from: *const c_char, to_at: c_int, to: *const c_char) -> c_int {
+        |call, real| { names::rename(call, (from_at, from), (to_at, to), 0, || real(from_at, from, to_at, to)) }
+    }
+    [renameat2] (from_at: c_int, from: *const c_char, to_at: c_int, to: *const c_char, flags: c_uint) -> c_int {
+        |call, real| {
+            names::rename(call, (from_at, from), (to_at, to), flags, || real(from_at, from, to_at, to, flags))
+        }
+    }
+    [link] (from: *const c_char, to: *const c_char) -> c_int {
+        |call, real| { names::link(call, (AT_FDCWD, from), (AT_FDCWD, to), 0, || real(from, to)) }
+    }
+    [linkat] (from_at: c_int, from: *const c_char, to_at: c_int, to: *const c_char, flags: c_int) -> c_int {
+        |call, real| {
+            names::link(call, (from_at, from), (to_at, to), flags, || real(from_at, from, to_at, to, flags))
+        }
+    }
+    [symlink] (target: *const c_char, path: *const c_char) -> c_int {
+        |call, real| { names::symlink(call, AT_FDCWD, path, || real(target, path)) }
+    }
+    [symlinkat] (target: *const c_char, directory: c_int, path: *const c_char) -> c_int {
+        |call, real| { names::symlink(call, directory, path, || real(target, directory, path)) }
+    }
+    [unlink rmdir remove] (path: *const c_char) -> c_int {
+        |call, real| { names::unlink(call, AT_FDCWD, path, || real(path)) }
+    }
+    [unlinkat] (directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+        |call, real| { names::unlink(call, directory, path, || real(directory, path, flags)) }
+    }
+    [mkdir mkfifo] (path: *const c_char, mode: mode_t) -> c_int {
+        |call, real| { names::make(call, AT_FDCWD, path, || real(path, mode)) }
+    }
+    [mkdirat mkfifoat] (directory: c_int, path: *const c_char, mode: mode_t) -> c_int {
+        |call, real| { names::make(call, directory, path, || real(directory, path, mode)) }
+    }
+    [mknod] (path: *const c_char, mode: mode_t, device: dev_t) -> c_int {
+        |call, real| { names::make(call, AT_FDCWD, path, || real(path, mode, device)) }
+    }
+    [mknodat] (directory: c_int, path: *const c_char, mode: mode_t, device: dev_t) -> c_int {
+        |call, real| { names::make(call, directory, path, || real(directory, path, mode, device)) }
+    }
+    [__xmknod] (version: c_int, path: *const c_char, mode: mode_t, device: *mut dev_t) -> c_int {
+        |call, real| { names::make(call, AT_FDCWD, path, || real(version, path, mode, device)) }
+    }
+    [__xmknodat] (version: c_int, directory: c_int, path: *const c_char, mode: mode_t, device: *mut dev_t) -> c_int {
+        |call, real| { names::make(call, directory, path, || real(version, directory, path, mode, device)) }
+    }
+
+    // ---- attributes ----
+    [chmod lchmod] (path: *const c_char, mode: mode_t) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, 0, Marks::ATTRIBUTES, || real(path, mode))
+        }
+    }
+    [fchmod] (fd: c_int, mode: mode_t) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::ATTRIBUTES, || real(fd, mode)) }
+    }
+    [fchmodat] (directory: c_int, path: *const c_char, mode: mode_t, flags: c_int) -> c_int {
+        |call, real| {
+            attributes::at(call, directory, path, flags, Marks::ATTRIBUTES, || real(directory, path, mode, flags))
+        }
+    }
+    [chown] (path: *const c_char, owner: uid_t, group: gid_t) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, 0, Marks::ATTRIBUTES, || real(path, owner, group))
+        }
+    }
+    [lchown] (path: *const c_char, owner: uid_t, group: gid_t) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, Marks::ATTRIBUTES, || {
+                real(path, owner, group)
+            })
+        }
+    }
+    [fchown] (fd: c_int, owner: uid_t, group: gid_t) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::ATTRIBUTES, || real(fd, owner, group)) }
+    }
+    [fchownat] (directory: c_int, path: *const c_char, owner: uid_t, group: gid_t, flags: c_int) -> c_int {
+        |call, real| {
+            attributes::at(call, directory, path, flags, Marks::ATTRIBUTES, || {
+                real(directory, path, owner, group, flags)
+            })
+        }
+    }
+    [utime] (path: *const c_char, times: *const libc::utimbuf) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, 0, Marks::ATTRIBUTES, || real(path, times))
+        }
+    }
+    [utimes] (path: *const c_char, times: *const timeval) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, 0, Marks::ATTRIBUTES, || real(path, times))
+        }
+    }
+    [lutimes] (path: *const c_char, times: *const timeval) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, Marks::ATTRIBUTES, || {
+                real(path, times)
+            })
+        }
+    }
+    [futimes] (fd: c_int, times: *const timeval) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::ATTRIBUTES, || real(fd, times)) }
+    }
+    [futimens] (fd: c_int, times: *const timespec) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::ATTRIBUTES, || real(fd, times)) }
+    }
+    [futimesat] (directory: c_int, path: *const c_char, times: *const timeval) -> c_int {
+        |call, real| {
+            attributes::at(call, directory, path, 0, Marks::ATTRIBUTES, || real(directory, path, times))
+        }
+    }
+    [utimensat] (directory: c_int, path: *const c_char, times: *const timespec, flags: c_int) -> c_int {
+        |call, real| {
+            attributes::at(call, directory, path, flags, Marks::ATTRIBUTES, || {
+                real(directory, path, times, flags)
+            })
+        }
+    }
+    [setxattr] (path: *const c_char, name: *const c_char, value: *const c_void, size: usize, flags: c_int) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, 0, Marks::XATTRS, || real(path, name, value, size, flags))
+        }
+    }
+    [lsetxattr] (path: *const c_char, name: *const c_char, value: *const c_void, size: usize, flags: c_int) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, Marks::XATTRS, || {
+                real(path, name, value, size, flags)
+            })
+        }
+    }
+    [fsetxattr] (fd: c_int, name: *const c_char, value: *const c_void, size: usize, flags: c_int) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::XATTRS, || real(fd, name, value, size, flags)) }
+    }
+    [removexattr] (path: *const c_char, name: *const c_char) -> c_int {
+        |call, real| { attributes::at(call, AT_FDCWD, path, 0, Marks::XATTRS, || real(path, name)) }
+    }
+    [lremovexattr] (path: *const c_char, name: *const c_char) -> c_int {
+        |call, real| {
+            attributes::at(call, AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, Marks::XATTRS, || real(path, name))
+        }
+    }
+    [fremovexattr] (fd: c_int, name: *const c_char) -> c_int {
+        |call, real| { attributes::by_fd(call, fd, Marks::XATTRS, || real(fd, name)) }
+    }
+}
