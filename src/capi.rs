@@ -20,8 +20,8 @@ use crate::backup::{self, Links, Request};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
 use crate::engine::throttle::THROTTLE;
-pub use callbacks::{ErrorFn, ExcludeFn, PollFn, StopFn};
 use callbacks::{Callback, Callbacks};
+pub use callbacks::{ErrorFn, ExcludeFn, PollFn, StopFn};
 
 /// How long the gate may stay closed at most: what a server's variable is by default.
 const GATE_TIMEOUT: Duration = Duration::from_millis(100);

@@ -84,7 +84,9 @@ unsafe fn directories(
     name: &str,
 ) -> Result<Vec<Directory>> {
     if array.is_null() {
-        return Err(Error::invalid(format!("{name} is NULL: give an array of dir_count {which} directories")));
+        return Err(Error::invalid(format!(
+            "{name} is NULL: give an array of dir_count {which} directories"
+        )));
     }
     // SAFETY: not NULL, so it holds `count` pointers.
     let given = unsafe { std::slice::from_raw_parts(array, count) };
@@ -143,7 +145,10 @@ fn pairwise(which: &str, all: &[Directory]) -> Result<()> {
     for (index, one) in all.iter().enumerate() {
         for other in all.iter().skip(index + 1) {
             if one.same(other) {
-                return Err(Error::invalid(format!("The {which} directory {} is given twice", one.path.display())));
+                return Err(Error::invalid(format!(
+                    "The {which} directory {} is given twice",
+                    one.path.display()
+                )));
             }
             apart(&format!("The {which} directory"), one, "another one,", other)?;
             apart(&format!("The {which} directory"), other, "another one,", one)?;
@@ -153,7 +158,8 @@ fn pairwise(which: &str, all: &[Directory]) -> Result<()> {
 }
 
 fn empty(image: &Path) -> Result<()> {
-    let mut names = fs::read_dir(image).map_err(|cause| Error::io("read the destination directory", image, &cause))?;
+    let mut names =
+        fs::read_dir(image).map_err(|cause| Error::io("read the destination directory", image, &cause))?;
     match names.next() {
         None => Ok(()),
         Some(Err(cause)) => Err(Error::io("read the destination directory", image, &cause)),

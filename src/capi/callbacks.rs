@@ -159,8 +159,8 @@ fn describe(snapshot: &Snapshot, sources: &[Source], paused: bool) -> Vec<u8> {
     if matches!(snapshot.phase, Phase::Idle | Phase::Preparing) {
         return b"Preparing backup".to_vec();
     }
-    let mut text =
-        format!("Backup progress {} bytes, {} files.  ", snapshot.bytes_done, snapshot.files_done).into_bytes();
+    let mut text = format!("Backup progress {} bytes, {} files.  ", snapshot.bytes_done, snapshot.files_done)
+        .into_bytes();
     match &snapshot.file {
         Some((path, done, total)) if paused || *done > 0 => {
             let verb = if paused { "Throttled: copied " } else { "Copying file: " };
