@@ -1,0 +1,4 @@
+//! libaio and liburing, as far as they are used here.
+
+pub mod libaio;
+pub mod uring;
