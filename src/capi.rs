@@ -84,6 +84,7 @@ pub unsafe extern "C" fn tokubackup_create_backup(
             sources,
             exclude,
             links: Links::Copy,
+            frame: None,
             leave_out: Vec::new(),
             gate_timeout: GATE_TIMEOUT,
             without_capture: false,
