@@ -530,7 +530,11 @@ impl Hold<'_> {
         let mut missed = None;
         self.tracker.each_unseen(|key, how| {
             if missed.is_none() {
-                missed = self.read_again(arena, key, how == Unseen::Log).err();
+                missed = match self.read_again(arena, key, how == Unseen::Log) {
+                    Ok(true) => None,
+                    Ok(false) => Some(Missed::TooMuch),
+                    Err(missed) => Some(missed),
+                };
             }
         });
         for key in self.foreign {
@@ -541,22 +545,23 @@ impl Hold<'_> {
         missed.map_or(Ok(()), Err)
     }
 
-    fn read_again(&self, arena: &mut Arena, key: Key, grows: bool) -> Attempt<()> {
-        let Some(file) = self.state.tree.files.get(&key) else { return Ok(()) };
-        let Some((fd, stat)) = self.open_known(arena, file)? else { return Ok(()) };
+    /// False: it is too large for that. One that other processes change is then as of the last pass, and reported.
+    fn read_again(&self, arena: &mut Arena, key: Key, grows: bool) -> Attempt<bool> {
+        let Some(file) = self.state.tree.files.get(&key) else { return Ok(true) };
+        let Some((fd, stat)) = self.open_known(arena, file)? else { return Ok(true) };
         let size = stat.st_size as u64;
         let from = match *super::visit::lock(&file.seen) {
             Some(Seen { size: seen, .. }) if grows && seen <= size => seen / BLOCK * BLOCK,
             _ => 0,
         };
         if size - from > UNSEEN_BYTES {
-            // Reported: exact to within the last pass.
-            return Ok(());
+            return Ok(false);
         }
         let first = arena.pieces.len();
         read_range(arena, fd.as_fd(), from..size)?;
         let pieces = first..arena.pieces.len();
-        push(&mut arena.files, HeldFile { known: Some(file.clone()), key, stat, pieces })
+        push(&mut arena.files, HeldFile { known: Some(file.clone()), key, stat, pieces })?;
+        Ok(true)
     }
 }
 

@@ -62,7 +62,17 @@ impl Reconciler {
 
     /// Makes the roots known; they are listed by the next [`Reconciler::run`].
     pub fn add_roots(&mut self) -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
         for root in self.tree.roots.clone().iter() {
+            if matches!(&self.exclude, Exclude::Matching(_))
+                && self.exclude.matches(root.path.as_os_str().as_bytes())
+            {
+                return Err(Error::invalid(format!(
+                    "the exclude expression matches the source directory {} itself, so nothing would be backed up; \
+                     make it more specific",
+                    root.path.display()
+                )));
+            }
             let stat = rustix::fs::fstat(&root.fd)
                 .map_err(|errno| Error::io("look at", &root.path, &errno.into()))?;
             self.add_directory(root.key, &stat)?;

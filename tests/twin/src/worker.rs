@@ -133,7 +133,8 @@ impl<'a> Worker<'a> {
         }
         let path = self.shared.world.path(rng, Kind::File);
         let direct = if rng.one_in(4) { libc::O_DIRECT } else { 0 };
-        let fd = sys::check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | direct, 0o644))?;
+        let fd =
+            sys::check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | direct, 0o644))?;
         let held = Held { fd, direct: direct != 0 };
         self.held[slot] = Some(held);
         Ok(held)

@@ -79,11 +79,7 @@ fn write(w: &mut Worker<'_>, rng: &mut Rng, seek: bool) -> Outcome {
     some(written(sys::write(held.fd, data, at.length))?)
 }
 
-fn positioned(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(c_int, Address, usize, i64) -> isize,
-) -> Outcome {
+fn positioned(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, Address, usize, i64) -> isize) -> Outcome {
     let held = w.file(rng)?;
     let at = w.extent(rng, held);
     let data = w.fill(at.length);
@@ -101,11 +97,7 @@ fn parts(w: &mut Worker<'_>, rng: &mut Rng, held: Held, length: usize) -> [iovec
     [iovec { iov_base: data, iov_len: first }, iovec { iov_base: second, iov_len: length - first }]
 }
 
-fn vectored(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(c_int, &[iovec; 2], i64) -> isize,
-) -> Outcome {
+fn vectored(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, &[iovec; 2], i64) -> isize) -> Outcome {
     let held = w.file(rng)?;
     let at = w.extent(rng, held);
     let parts = parts(w, rng, held, at.length);

@@ -53,9 +53,7 @@ impl Needs {
                 let (from, to) = (scratch("probe-from"), scratch("probe-to"));
                 sys::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd() as usize) == 0
             }
-            Needs::Allocation(mode) => {
-                sys::fallocate(scratch("probe").as_raw_fd(), mode, 4096, 4096) == 0
-            }
+            Needs::Allocation(mode) => sys::fallocate(scratch("probe").as_raw_fd(), mode, 4096, 4096) == 0,
             Needs::Attributes => {
                 sys::fsetxattr(scratch("probe").as_raw_fd(), c"user.twin", [1u8].as_ptr().cast(), 1, 0) == 0
             }

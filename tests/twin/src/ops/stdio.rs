@@ -20,7 +20,8 @@ pub const OPERATIONS: &[Operation] = &[
         fill(w, r, sys::fopen64(&path, mode))
     }),
     op("fdopen", 2, |w, r| {
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | if r.one_in(2) { libc::O_APPEND } else { 0 };
+        let flags =
+            libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | if r.one_in(2) { libc::O_APPEND } else { 0 };
         let fd = sys::check(sys::open(&path(w, r), flags, 0o644))?;
         fill(w, r, sys::fdopen(fd, c"r+"))
     }),
@@ -76,11 +77,7 @@ fn descriptor(stream: *mut FILE) -> c_int {
     unsafe { libc::fileno(stream) }
 }
 
-fn again(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(&CStr, &CStr, *mut FILE) -> *mut FILE,
-) -> Outcome {
+fn again(w: &mut Worker<'_>, rng: &mut Rng, call: fn(&CStr, &CStr, *mut FILE) -> *mut FILE) -> Outcome {
     let first = sys::fopen(&path(w, rng), c"r+");
     if first.is_null() {
         return Err(sys::errno());
