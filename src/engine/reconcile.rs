@@ -1,6 +1,6 @@
 //! Between passes: list the directories that were marked, make new inodes known, forget those without a name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ impl Reconciler {
     /// marks are still set.
     pub fn run(&mut self) -> Result<Vec<Arc<File>>> {
         let mut files: Vec<Arc<File>> = Vec::new();
-        let mut postponed: Vec<&'static Entry> = Vec::new();
+        let mut postponed: Vec<(&'static Entry, Marks)> = Vec::new();
         self.take_wide_marks();
         loop {
             let mut directories = Vec::new();
@@ -101,8 +101,8 @@ impl Reconciler {
             }
             for entry in directories {
                 self.control.check()?;
-                if !self.list(entry)? {
-                    postponed.push(entry);
+                if let Some(marks) = self.list(entry)? {
+                    postponed.push((entry, marks));
                 }
             }
         }
@@ -116,12 +116,18 @@ impl Reconciler {
         });
         // A directory that could not be opened by its path: it has moved, and its parents are marked or will be;
         // or it is gone, and then it was swept.
-        for entry in postponed {
+        for (entry, marks) in postponed {
             if self.tree.directories.contains_key(&entry.key) {
-                self.tracker.put_back(entry, None, Marks::NAMES | Marks::ATTRIBUTES);
+                self.tracker.put_back(entry, None, marks | Marks::NAMES | Marks::ATTRIBUTES);
             }
         }
-        files.retain(|file| self.tree.files.get(&file.key).is_some_and(|known| Arc::ptr_eq(known, file)));
+        // A file that was marked while directories were listed was taken more than once. Two visits at once would
+        // write what the first has read over what the second has, and the mark is gone (P2).
+        let mut once = HashSet::new();
+        files.retain(|file| {
+            self.tree.files.get(&file.key).is_some_and(|known| Arc::ptr_eq(known, file))
+                && once.insert(file.key)
+        });
         Ok(files)
     }
 
@@ -145,13 +151,13 @@ impl Reconciler {
         }
     }
 
-    /// Lists one directory again. False: it is not where it was.
-    fn list(&mut self, entry: &'static Entry) -> Result<bool> {
+    /// Lists one directory again. When it is not where it was: the marks that were taken.
+    fn list(&mut self, entry: &'static Entry) -> Result<Option<Marks>> {
         let marks = entry.take_marks();
         let listed = self.read_directory(entry.key, marks);
         match listed {
-            Ok(Some(())) => Ok(true),
-            Ok(None) => Ok(false),
+            Ok(Some(())) => Ok(None),
+            Ok(None) => Ok(Some(marks)),
             Err(error) => {
                 self.tracker.put_back(entry, None, marks);
                 Err(error)
