@@ -89,7 +89,11 @@ fn apply_names(state: &mut Reconciler, arena: &Arena) -> Result<()> {
             Type::File if !left_out => Leads::File(state.add_file(new.directory, &new.stat)?),
             _ => Leads::Nowhere,
         };
-        state.tree.set_name(new.directory, name, Name { d_ino: new.d_ino, leads });
+        state.tree.set_name(
+            new.directory,
+            name,
+            Name { d_ino: new.d_ino, kind: source::type_of(&new.stat), leads },
+        );
     }
     let unwanted = &mut state.unwanted;
     state.tree.sweep(|file, _| {

@@ -18,7 +18,7 @@ use super::listing;
 use super::reconcile::Reconciler;
 use super::source::{self, Type};
 use super::store::read_full;
-use super::tree::{File, Leads, Seen};
+use super::tree::{File, Leads, Seen, Symlink};
 use super::visit::{Extent, extent};
 use crate::tracker::{BLOCK, Closure, Entry, Key, Kind, Marks, Tracker, Unseen};
 
@@ -368,30 +368,28 @@ impl Hold<'_> {
         let base = bytes.as_ptr().addr();
         for record in listing::records(bytes.get(records).unwrap_or(&[])) {
             let name = record.name;
-            match known.names.get(name.to_bytes()) {
-                Some(old) if old.d_ino == record.d_ino => match &old.leads {
-                    Leads::Symlink(link) => {
-                        let mut space = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
-                        let (now, _) = rustix::fs::readlinkat_raw(fd, name, &mut space).map_err(failed)?;
-                        if *now != *link.target.as_bytes() {
-                            return Err(Missed::Names);
-                        }
-                    }
+            let old = known.names.get(name.to_bytes());
+            if old.is_some_and(|old| old.is_same(&record)) {
+                continue;
+            }
+            let stat = source::stat_name(fd, name).map_err(failed)?;
+            let kind = source::type_of(&stat);
+            if let Some(old) = old.filter(|old| old.d_ino == record.d_ino && old.kind == kind) {
+                match &old.leads {
+                    Leads::Symlink(link) if !is_still(link, fd, name)? => return Err(Missed::Names),
+                    // A file system that tells no types.
                     _ => continue,
-                },
-                _ => {
-                    let stat = source::stat_name(fd, name).map_err(failed)?;
-                    if !matches!(self.state.exclude, Exclude::Nothing) {
-                        return Err(Missed::Names);
-                    }
-                    let start = name.as_ptr().addr() - base;
-                    let name = start..start + name.to_bytes_with_nul().len();
-                    match source::type_of(&stat) {
-                        Type::Directory | Type::Symlink => return Err(Missed::Names),
-                        Type::File | Type::Other => {
-                            push(names, HeldName { directory, name, d_ino: record.d_ino, stat })?;
-                        }
-                    }
+                }
+            }
+            if !matches!(self.state.exclude, Exclude::Nothing) {
+                return Err(Missed::Names);
+            }
+            let start = name.as_ptr().addr() - base;
+            let name = start..start + name.to_bytes_with_nul().len();
+            match kind {
+                Type::Directory | Type::Symlink => return Err(Missed::Names),
+                Type::File | Type::Other => {
+                    push(names, HeldName { directory, name, d_ino: record.d_ino, stat })?;
                 }
             }
         }
@@ -563,6 +561,13 @@ impl Hold<'_> {
         push(&mut arena.files, HeldFile { known: Some(file.clone()), key, stat, pieces })?;
         Ok(true)
     }
+}
+
+/// Whether a link holds what it held when it was listed.
+fn is_still(link: &Symlink, directory: BorrowedFd<'_>, name: &CStr) -> Attempt<bool> {
+    let mut space = [std::mem::MaybeUninit::<u8>::uninit(); libc::PATH_MAX as usize];
+    let (now, _) = rustix::fs::readlinkat_raw(directory, name, &mut space).map_err(failed)?;
+    Ok(*now == *link.target.as_bytes())
 }
 
 fn has_xattrs(file: BorrowedFd<'_>) -> bool {

@@ -184,11 +184,9 @@ impl Reconciler {
                 Err(errno) => return Err(Error::io("list", &path, &errno.into())),
             };
             for record in listing::records(space.get(..length).unwrap_or(&[])) {
-                let same =
-                    known.and_then(|known| known.names.get(record.name.to_bytes())).is_some_and(|name| {
-                        // A link may have been replaced under the same number: it is read again.
-                        name.d_ino == record.d_ino && !matches!(name.leads, Leads::Symlink(_))
-                    });
+                let same = known
+                    .and_then(|known| known.names.get(record.name.to_bytes()))
+                    .is_some_and(|name| name.is_same(&record));
                 present.insert(record.name.to_bytes().into());
                 if !same {
                     new.push(NewName { name: record.name.to_owned(), d_ino: record.d_ino });
@@ -256,7 +254,11 @@ impl Reconciler {
                     },
                 }
             };
-            self.tree.set_name(directory, new.name.to_bytes(), Name { d_ino: new.d_ino, leads });
+            self.tree.set_name(
+                directory,
+                new.name.to_bytes(),
+                Name { d_ino: new.d_ino, kind: source::type_of(&stat), leads },
+            );
         }
         Ok(())
     }

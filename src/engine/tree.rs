@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::Stat;
 
-use super::source::Root;
+use super::listing::Record;
+use super::source::{Root, Type};
 use crate::tracker::{Entry, Key};
 
 /// What a name in a directory leads to.
@@ -35,6 +36,26 @@ pub struct Symlink {
     pub stat: Stat,
 }
 
+impl Name {
+    /// Whether a record of a new listing says the same. A symbolic link may have been replaced under the same number
+    /// and must be read again; where the file system tells no types, everything must be looked at.
+    pub fn is_same(&self, record: &Record<'_>) -> bool {
+        let d_type = match self.kind {
+            Type::File => libc::DT_REG,
+            Type::Directory => libc::DT_DIR,
+            Type::Symlink => return false,
+            // Which of them does not matter: they are left out.
+            Type::Other => {
+                return !matches!(
+                    record.d_type,
+                    libc::DT_REG | libc::DT_DIR | libc::DT_LNK | libc::DT_UNKNOWN
+                );
+            }
+        };
+        self.d_ino == record.d_ino && record.d_type == d_type
+    }
+}
+
 impl Leads {
     /// The inode whose marks matter, if any.
     pub fn key(&self) -> Option<Key> {
@@ -48,8 +69,11 @@ impl Leads {
 /// One name.
 #[derive(Clone, Debug)]
 pub struct Name {
-    /// `d_ino` of the listing: while it and the name stay the same, so does what it leads to.
+    /// `d_ino` of the listing: while it, the type and the name stay the same, so does what it leads to. (That a file
+    /// was made anew under the same number is marked, P6.)
     pub d_ino: u64,
+    /// Its type, as `lstat` told.
+    pub kind: Type,
     /// Where to.
     pub leads: Leads,
 }
