@@ -245,7 +245,8 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     }
 }
 
-fn check_text(path: &[u8]) -> Result<&Path> {
+/// What can be said of a destination by its text alone: a full path in UTF-8, not too long.
+pub fn check_text(path: &[u8]) -> Result<&Path> {
     let shown = String::from_utf8_lossy(path);
     if path.len() > LONGEST {
         let text = format!("the path of the destination has {} bytes, {LONGEST} are allowed", path.len());

@@ -1,1 +1,117 @@
-//! What we ask of the server.
+//! What we ask of the server: privileges, state line, KILL, errors, log, paths, the DDL lock.
+//!
+//! One trait with a MySQL and a MariaDB side. Everything is found by name in the running process when first
+//! needed; a function that a server lacks makes the one thing that needs it unavailable, never the plugin.
+
+pub mod files;
+mod host;
+mod mariadb;
+mod mariadb_sql;
+mod mysql;
+mod mysql_ddl;
+mod mysql_session;
+mod symbols;
+
+use std::any::Any;
+use std::ffi::{CStr, c_char};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use tokudb_backup_abi::common::Thd;
+
+use crate::engine::error::{Error, Result};
+pub use host::{Flavour, Host};
+pub use mariadb_sql::threads_are_gone;
+pub use mysql::remember_plugin;
+
+/// How serious a line of the error log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A backup failed.
+    Error,
+    /// A backup began or ended.
+    Note,
+}
+
+/// DDL is held off as long as this lives; dropping it lets DDL go on.
+pub struct DdlLock {
+    taken: Instant,
+    _holder: Box<dyn Any>,
+}
+
+impl DdlLock {
+    fn new(holder: Box<dyn Any>) -> Self {
+        DdlLock { taken: Instant::now(), _holder: holder }
+    }
+
+    /// Since when it is held.
+    pub fn held_for(&self) -> Duration {
+        self.taken.elapsed()
+    }
+}
+
+/// The server around us. Every method that takes a session must be called on that session's thread.
+pub trait Server: Sync {
+    /// Which one it is.
+    fn host(&self) -> &Host;
+
+    /// Whether the session's user may take backups. Raises nothing.
+    fn may_back_up(&self, thd: Thd) -> bool;
+
+    /// The privileges of which one is needed, for messages.
+    fn privilege(&self) -> &'static str;
+
+    /// Why the session's statement must end: KILL, KILL QUERY, shutdown, or a client that is gone.
+    fn interruption(&self, thd: Thd) -> Option<&'static str>;
+
+    /// Number of the session, as the processlist shows it.
+    fn session_id(&self, thd: Thd) -> u64;
+
+    /// Number of the statement, on servers that set variables back by setting them once more (SET STATEMENT).
+    fn statement_id(&self, thd: Thd) -> Option<u64>;
+
+    /// Shows `state` in the processlist and returns the line shown before. The server keeps the pointer, and
+    /// other threads read it at any time: both must stay readable for ever.
+    ///
+    /// # Safety
+    /// `state` is null or a NUL-terminated string that is never freed.
+    unsafe fn set_state(&self, thd: Thd, state: *const c_char) -> *const c_char;
+
+    /// Makes the current statement fail with this error, unless it has failed already.
+    fn raise(&self, code: u32, message: &CStr);
+
+    /// Writes a line to the server's error log.
+    fn log(&self, level: Level, message: &CStr);
+
+    /// Holds off every statement during which a crash would not be recovered from (P27), in several short
+    /// attempts, so that nobody queues behind us for long; ETIMEDOUT after `limit`, naming who holds it. `poll` is
+    /// called several times a second and ends the wait with its error.
+    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock>;
+}
+
+/// The error of [`Server::hold_ddl`] when time is up.
+fn timed_out(limit: Duration, holders: &str) -> Error {
+    Error::new(
+        libc::ETIMEDOUT,
+        format!(
+            "DDL could not be held off within the {} s of tokudb_backup_lock_timeout; who may hold it: {holders}. \
+             Wait for these statements or KILL them, allow more time, or SET tokudb_backup_lock=OFF if no DDL runs",
+            limit.as_secs()
+        ),
+    )
+}
+
+/// The server around us; `None` in any other program.
+pub fn current() -> Option<&'static dyn Server> {
+    static CURRENT: OnceCell<Option<Box<dyn Server + Send>>> = OnceCell::new();
+    CURRENT
+        .get_or_init(|| {
+            let host = Host::recognise()?;
+            Some(match host.flavour {
+                Flavour::MySql => Box::new(mysql::MySql::new(host)),
+                Flavour::MariaDb => Box::new(mariadb::MariaDb::new(host)),
+            })
+        })
+        .as_deref()
+        .map(|server| server as &dyn Server)
+}

@@ -1,0 +1,77 @@
+//! The session's side of a running backup: state line, KILL, and the DDL lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokudb_backup_abi::common::Thd;
+
+use super::state::StateLine;
+use super::variables::Settings;
+use super::{lifecycle, status};
+use crate::backup::Caller;
+use crate::engine::error::{Error, Result};
+use crate::engine::progress::{Snapshot, state_line};
+use crate::server::{DdlLock, Server};
+
+/// What [`crate::backup::run`] calls back, on the session's thread.
+pub struct SessionCaller {
+    server: &'static dyn Server,
+    thd: Thd,
+    settings: Settings,
+    state: StateLine,
+    lock: Option<DdlLock>,
+    lock_micros: Arc<AtomicU64>,
+}
+
+impl SessionCaller {
+    /// The side of a session that runs with these settings.
+    /// `lock_micros` receives how long DDL was held off.
+    pub fn new(
+        server: &'static dyn Server,
+        thd: Thd,
+        state: StateLine,
+        settings: Settings,
+        lock_micros: Arc<AtomicU64>,
+    ) -> Self {
+        SessionCaller { server, thd, settings, state, lock: None, lock_micros }
+    }
+}
+
+/// Why the backup must end now.
+pub fn interrupted(server: &dyn Server, thd: Thd) -> Result<()> {
+    if !lifecycle::installed() {
+        return Err(Error::interrupted("the plugin is being uninstalled"));
+    }
+    match server.interruption(thd) {
+        Some(why) => Err(Error::interrupted(why)),
+        None => Ok(()),
+    }
+}
+
+impl Caller for SessionCaller {
+    fn poll(&mut self, progress: &Snapshot) -> Result<()> {
+        interrupted(self.server, self.thd)?;
+        self.state.show(&state_line(progress));
+        Ok(())
+    }
+
+    fn before_last_pass(&mut self) -> Result<()> {
+        if !self.settings.hold_ddl || self.server.host().has_atomic_ddl() {
+            return Ok(());
+        }
+        self.state.show("backup: waiting until no DDL runs");
+        let (server, thd) = (self.server, self.thd);
+        let mut poll = || interrupted(server, thd);
+        self.lock = Some(server.hold_ddl(thd, self.settings.lock_timeout, &mut poll)?);
+        Ok(())
+    }
+
+    fn after_stop_capture(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            let micros = u64::try_from(lock.held_for().as_micros()).unwrap_or(u64::MAX);
+            drop(lock);
+            self.lock_micros.store(micros, Ordering::Release);
+            status::lock_held(micros);
+        }
+    }
+}

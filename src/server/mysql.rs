@@ -1,0 +1,194 @@
+//! MySQL's side of [`Server`].
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
+
+use tokudb_backup_abi::common::Thd;
+use tokudb_backup_abi::mysql::log_level;
+
+use super::mysql_ddl::GlobalReadLocks;
+use super::mysql_session::Silence;
+use super::symbols::function;
+use super::{DdlLock, Host, Level, Server};
+use crate::engine::error::{Error, Result};
+
+/// SUPER_ACL (auth_acls.h, sql_acl.h: 1 << 15 in all versions).
+const SUPER_ACL: c_ulong = 1 << 15;
+
+/// The server's `st_plugin_int *` of us, as `init` received it: my_plugin_log_message wants it.
+static PLUGIN: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Remembers the handle that `init` was called with; null forgets it.
+pub fn remember_plugin(handle: *mut c_void) {
+    PLUGIN.store(handle, Ordering::Release);
+}
+
+/// A running MySQL.
+pub struct MySql {
+    host: Host,
+    killed: Option<unsafe extern "C" fn(Thd) -> c_int>,
+    thread_id: Option<unsafe extern "C" fn(Thd) -> c_ulong>,
+    descriptor: Option<unsafe extern "C" fn(Thd) -> c_int>,
+    set_state: Option<SetProcInfo>,
+    message: Option<unsafe extern "C" fn(c_uint, *const c_char, u64)>,
+    log: Option<unsafe extern "C" fn(*mut *mut c_void, c_int, *const c_char, ...) -> c_int>,
+    check_access: Option<unsafe extern "C" fn(Thd, c_ulong) -> bool>,
+    security_context: Option<unsafe extern "C" fn(Thd, *mut *mut c_void) -> bool>,
+    security_option: Option<unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_void) -> bool>,
+    global_grant: Option<GlobalGrant>,
+}
+
+/// `set_thd_proc_info(THD *, const char *info, const char *function, const char *file, unsigned line)`.
+pub(super) type SetProcInfo =
+    unsafe extern "C" fn(Thd, *const c_char, *const c_char, *const c_char, c_uint) -> *const c_char;
+
+/// `Security_context::has_global_grant(const char *, size_t)` returns `std::pair<bool, bool>`: granted in the low
+/// byte, with grant option in the next.
+type GlobalGrant = unsafe extern "C" fn(*mut c_void, *const c_char, usize) -> u16;
+
+impl MySql {
+    /// Finds the server's functions.
+    pub fn new(host: Host) -> Self {
+        // SAFETY: each type is that of the function of these names (plugin.h, sql_class.h, sql_acl.h, my_sys.h,
+        // service_security_context.h, service_my_plugin_log.h of 5.6.24 and 9.7). The flags of my_message are an
+        // int or a ulong by version: 64 zero bits are either.
+        unsafe {
+            MySql {
+                host,
+                killed: function(&[c"thd_killed"]),
+                thread_id: function(&[c"thd_get_thread_id"]),
+                descriptor: function(&[c"_Z10thd_get_fdP3THD"]),
+                set_state: function(&[c"set_thd_proc_info"]),
+                message: function(&[c"my_message", c"_Z10my_messagejPKci"]),
+                log: function(&[
+                    c"my_plugin_log_message",
+                    c"_Z21my_plugin_log_messagePPv16plugin_log_levelPKcz",
+                ]),
+                check_access: function(&[c"_Z19check_global_accessP3THDm", c"_Z19check_global_accessP3THDj"]),
+                security_context: function(&[
+                    c"_Z24thd_get_security_contextP3THDPP16Security_context",
+                    c"thd_get_security_context",
+                ]),
+                security_option: function(&[
+                    c"_Z27security_context_get_optionP16Security_contextPKcPv",
+                    c"security_context_get_option",
+                ]),
+                global_grant: function(&[c"_ZN16Security_context16has_global_grantEPKcm"]),
+            }
+        }
+    }
+
+    /// Asks the session's security context (5.7 and later); `None` where there is none.
+    fn context_allows(&self, thd: Thd) -> Option<bool> {
+        let (context_of, option_of) = (self.security_context?, self.security_option?);
+        let mut context = std::ptr::null_mut();
+        // SAFETY: `thd` is the calling thread's session; the function fills `context`.
+        if unsafe { context_of(thd, &mut context) } || context.is_null() {
+            return None;
+        }
+        if let Some(has_global_grant) = self.global_grant {
+            let name = c"BACKUP_ADMIN";
+            // SAFETY: `context` is the session's; the name is as long as said.
+            if unsafe { has_global_grant(context, name.as_ptr(), name.count_bytes()) } & 0xff != 0 {
+                return Some(true);
+            }
+        }
+        // The option is a bool behind a void pointer: eight bytes are room enough.
+        let mut answer = [0u8; 8];
+        // SAFETY: as above; "privilege_super" is a bool (service_security_context.h).
+        let failed = unsafe { option_of(context, c"privilege_super".as_ptr(), answer.as_mut_ptr().cast()) };
+        (!failed).then_some(answer[0] != 0)
+    }
+}
+
+impl Server for MySql {
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn may_back_up(&self, thd: Thd) -> bool {
+        if let Some(allowed) = self.context_allows(thd) {
+            return allowed;
+        }
+        // Before 5.7. It raises 1227 itself when the privilege is missing.
+        let Some(check) = self.check_access else { return false };
+        let Some(_silence) = Silence::of(thd, &self.host) else { return false };
+        // SAFETY: `thd` is the calling thread's session.
+        !unsafe { check(thd, SUPER_ACL) }
+    }
+
+    fn privilege(&self) -> &'static str {
+        if self.global_grant.is_some() { "SUPER or BACKUP_ADMIN" } else { "SUPER" }
+    }
+
+    fn interruption(&self, thd: Thd) -> Option<&'static str> {
+        // SAFETY: `thd` is the calling thread's session.
+        if self.killed.is_some_and(|killed| unsafe { killed(thd) } != 0) {
+            return Some("the statement was killed, or the server is shutting down");
+        }
+        // SAFETY: as above.
+        let descriptor = self.descriptor.map_or(-1, |descriptor| unsafe { descriptor(thd) });
+        (descriptor >= 0 && hung_up(descriptor)).then_some("the client is gone")
+    }
+
+    fn session_id(&self, thd: Thd) -> u64 {
+        // SAFETY: `thd` is the calling thread's session.
+        self.thread_id.map_or(0, |id| unsafe { id(thd) })
+    }
+
+    fn statement_id(&self, _thd: Thd) -> Option<u64> {
+        None
+    }
+
+    unsafe fn set_state(&self, thd: Thd, state: *const c_char) -> *const c_char {
+        let Some(set) = self.set_state else { return std::ptr::null() };
+        // SAFETY: `thd` is the calling thread's session; the caller vouches for `state`; the rest is static.
+        unsafe { set(thd, state, c"backup".as_ptr(), c"tokudb_backup".as_ptr(), 0) }
+    }
+
+    fn raise(&self, code: u32, message: &CStr) {
+        if let Some(raise) = self.message {
+            // SAFETY: the message is copied.
+            unsafe { raise(code, message.as_ptr(), 0) }
+        }
+    }
+
+    fn log(&self, level: Level, message: &CStr) {
+        let mut plugin = PLUGIN.load(Ordering::Acquire);
+        let Some(log) = self.log else { return };
+        if plugin.is_null() {
+            return;
+        }
+        let level = match level {
+            Level::Error => log_level::ERROR,
+            // From 8.0 on log_error_verbosity leaves notes out by default, and a backup must be seen in the log.
+            Level::Note if self.host.version_id >= 80000 => log_level::WARNING,
+            Level::Note => log_level::INFORMATION,
+        };
+        // SAFETY: the handle is what `init` was given and is forgotten in `deinit`; the format takes one string.
+        unsafe { log(&mut plugin, level, c"%s".as_ptr(), message.as_ptr()) };
+    }
+
+    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
+        let Some(locks) = GlobalReadLocks::of(&self.host) else {
+            return Err(Error::new(
+                libc::ENOTSUP,
+                format!(
+                    "DDL cannot be held off on {}: SET tokudb_backup_lock=OFF, run no DDL while the backup runs, and \
+                     set tokudb_backup_dir again",
+                    self.host.name()
+                ),
+            ));
+        };
+        locks.hold(thd, limit, poll)
+    }
+}
+
+/// Whether the other end of a connection is closed.
+fn hung_up(descriptor: c_int) -> bool {
+    let mut watched = libc::pollfd { fd: descriptor, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one pollfd of ours, and no waiting.
+    let ready = unsafe { libc::poll(&mut watched, 1, 0) };
+    ready > 0 && watched.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
