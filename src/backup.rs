@@ -110,8 +110,10 @@ pub fn is_running() -> bool {
     BUSY.load(Ordering::SeqCst)
 }
 
-/// How long the calling thread waits for the engine to leave after it was told to stop.
-const LEAVE: Duration = Duration::from_millis(700);
+/// How long workers are waited for after the backup was told to stop.
+const LEAVE: Duration = Duration::from_millis(400);
+/// How long the calling thread waits for the engine after that.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// Takes a backup and returns when the images are complete and durable.
 ///
@@ -174,7 +176,7 @@ fn attend(control: &Control, caller: &mut dyn Caller) -> (Result<Report>, bool) 
             None => {
                 if let Err(error) = caller.poll(&PROGRESS.snapshot()) {
                     control.stop(error);
-                    deadline = Some(Instant::now() + LEAVE);
+                    deadline = Some(Instant::now() + PATIENCE);
                 }
             }
         }
@@ -201,9 +203,12 @@ fn drive(request: &Request, control: &Arc<Control>) {
         Ok(_) => PROGRESS.end(0, ""),
         Err(error) => PROGRESS.end(error.errno, &error.message),
     }
-    // A stopped backup is over for its caller before its workers have come back from the destination.
+    // Workers are waited for, but by the caller no longer than it likes: one may hang on the destination.
     let failed = result.is_err();
-    if failed {
+    let quiet = !failed
+        || workers.as_ref().is_none_or(|workers| workers.leave_within(LEAVE))
+            && tracker.gate().slots().quiesce(Duration::from_millis(100)).is_ok();
+    if !quiet {
         PROGRESS.set_phase(Phase::Draining);
         control.finish(result.clone());
     }
@@ -213,7 +218,7 @@ fn drive(request: &Request, control: &Arc<Control>) {
     tracker.end(Duration::from_secs(5));
     PROGRESS.set_phase(Phase::Idle);
     BUSY.store(false, Ordering::SeqCst);
-    if !failed {
+    if quiet {
         control.finish(result);
     }
 }

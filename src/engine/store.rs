@@ -17,6 +17,8 @@ pub const STORE_NAME: &CStr = c".tokudb_backup.store";
 
 /// Written pages do not pile up in the page cache: kernel 6.14 and later drop them once written (P22).
 const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+/// No file system has larger blocks, bytes.
+const LARGEST_BLOCK: u64 = 64 << 10;
 /// On older kernels: at most this much is left dirty, bytes.
 const WINDOW: u64 = 32 << 20;
 static DONTCACHE_READ: AtomicBool = AtomicBool::new(true);
@@ -186,14 +188,17 @@ impl<'a> Writer<'a> {
     /// cannot be punched. What lies beyond the end of the file is a hole already.
     pub fn hole(&mut self, offset: u64, length: u64) -> Result<()> {
         let size = rustix::fs::fstat(self.file).map_err(|errno| self.failed(errno))?.st_size as u64;
-        let length = size.saturating_sub(offset).min(length);
-        if length == 0 {
+        if offset >= size {
             return Ok(());
         }
+        // Punching a part of a block only zeroes it: at the end of the file, the whole last block goes.
+        let end = offset.saturating_add(length);
+        let length = if end >= size { size.next_multiple_of(LARGEST_BLOCK) - offset } else { length };
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(self.file, punch, offset, length) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let length = length.min(size - offset);
                 let zeroes = vec![0u8; length.min(1 << 20) as usize];
                 let mut at = offset;
                 while at < offset + length {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::error::Result;
@@ -131,14 +131,30 @@ impl Workers {
         std::mem::take(&mut *lock(&self.shared.outgrown))
     }
 
+    /// Lets the threads end after what they are at now; whether all have within `time`.
+    pub fn leave_within(&self, time: Duration) -> bool {
+        self.close();
+        let until = Instant::now() + time;
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn close(&self) {
+        let mut queue = lock(&self.shared.queue);
+        queue.jobs.clear();
+        queue.closed = true;
+        drop(queue);
+        self.shared.bell.notify_all();
+    }
+
     /// Lets the threads end after what they are at now, and waits for them: as long as the destination takes.
     pub fn join(self) {
-        {
-            let mut queue = lock(&self.shared.queue);
-            queue.jobs.clear();
-            queue.closed = true;
-        }
-        self.shared.bell.notify_all();
+        self.close();
         for thread in self.threads {
             let _ = thread.join();
         }
