@@ -39,7 +39,8 @@ impl Arguments {
         let (mut rounds, mut first, mut seed, mut threads, mut fail_fast) = (20, 0, None, 4, false);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value; {USAGE}"));
-            let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number; {USAGE}"));
+            let number =
+                |text: String| text.parse::<u64>().map_err(|_| format!("{text} is no number; {USAGE}"));
             match word.as_str() {
                 "--lib" => lib = Some(PathBuf::from(value()?)),
                 "--dir" => dir = Some(PathBuf::from(value()?)),

@@ -16,7 +16,12 @@ const HOLE: u64 = 64 * 1024;
 
 /// Differences between a source at rest and its image, one sentence each; at most `limit`. `excluded` says which
 /// names (below the source) must not be in the image.
-pub fn differences(source: &Path, image: &Path, excluded: &dyn Fn(&Path) -> bool, limit: usize) -> Vec<String> {
+pub fn differences(
+    source: &Path,
+    image: &Path,
+    excluded: &dyn Fn(&Path) -> bool,
+    limit: usize,
+) -> Vec<String> {
     let mut found = Found { limit, list: Vec::new() };
     let (wanted, there) = match (list(source), list(image)) {
         (Ok(wanted), Ok(there)) => (wanted, there),
@@ -164,10 +169,11 @@ fn bytes(found: &mut Found, name: &Path, source: &File, image: &File, length: u6
             at += size as u64;
         }
     }
-    let mut from = 0;
+    let mut from: u64 = 0;
     for (start, end) in data.into_iter().chain([(length, length)]) {
         let (first, last) = (from.next_multiple_of(HOLE), start / HOLE * HOLE);
-        if first < last && copied.iter().any(|(data_start, data_end)| *data_start < last && *data_end > first) {
+        if first < last && copied.iter().any(|(data_start, data_end)| *data_start < last && *data_end > first)
+        {
             found.add(name, &format!("has a hole from {from} to {start}, the image has data there"));
             return Ok(());
         }
@@ -244,7 +250,8 @@ fn links(found: &mut Found, wanted: &BTreeMap<PathBuf, Metadata>, there: &BTreeM
     };
     let (wanted, there) = (groups(wanted), groups(there));
     for group in wanted.symmetric_difference(&there) {
-        let names: Vec<_> = group.iter().map(|name| String::from_utf8_lossy(name.as_os_str().as_bytes())).collect();
+        let names: Vec<_> =
+            group.iter().map(|name| String::from_utf8_lossy(name.as_os_str().as_bytes())).collect();
         let whose = if wanted.contains(group) { "source" } else { "image" };
         found.add(Path::new(""), &format!("in the {whose} only, these are one file: {}", names.join(", ")));
     }

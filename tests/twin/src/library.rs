@@ -64,7 +64,8 @@ impl Library {
         if let Some(given) = env::var_os("TOKUDB_BACKUP_LIB") {
             return Ok(given.into());
         }
-        let program = env::current_exe().map_err(|cause| format!("cannot tell where this program is: {cause}"))?;
+        let program =
+            env::current_exe().map_err(|cause| format!("cannot tell where this program is: {cause}"))?;
         let here = program.parent().unwrap_or(Path::new("."));
         ["libtokudb_backup.so", "deps/libtokudb_backup.so", "plugin/libHotBackup.so"]
             .iter()
@@ -91,7 +92,9 @@ impl Library {
             unsafe { std::mem::transmute::<*mut c_void, CreateBackup>(find(c"tokubackup_create_backup")?) };
         // SAFETY: the function of this name has this type (include/tokubackup.h).
         let throttle = unsafe {
-            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_ulong)>(find(c"tokubackup_throttle_backup")?)
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_ulong)>(find(
+                c"tokubackup_throttle_backup",
+            )?)
         };
         let version = find(c"tokubackup_version_string")?.cast_const().cast();
         Ok(Library { create_backup, throttle, version })

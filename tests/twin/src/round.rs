@@ -60,7 +60,8 @@ impl Program<'_> {
     /// Runs a round; what went wrong is told in one text.
     pub fn round(&self, number: u64) -> Result<(), String> {
         let mut rng = Rng::of(&[self.seed, number, u64::MAX]);
-        let world = World::create(&self.base, *rng.pick(&[1, 1, 2, 3])).map_err(|error| cannot("make", error))?;
+        let world =
+            World::create(&self.base, *rng.pick(&[1, 1, 2, 3])).map_err(|error| cannot("make", error))?;
         let descriptors = self.open_common_files(&world)?;
         let shared = Shared {
             world,
@@ -70,6 +71,7 @@ impl Program<'_> {
             ledgers: (0..self.threads + 1).map(|_| Ledger::default()).collect(),
             current: (0..self.threads + 1).map(|_| AtomicUsize::new(usize::MAX)).collect(),
             pause: Pause::default(),
+            unseen: AtomicBool::new(true),
             over: AtomicBool::new(false),
             failures: Mutex::default(),
         };
@@ -158,8 +160,13 @@ impl Program<'_> {
         for image in &images {
             fs::create_dir(image).map_err(|error| cannot("make", error))?;
         }
-        let pairs: Vec<(&Path, &Path)> =
-            shared.world.sources.iter().map(PathBuf::as_path).zip(images.iter().map(PathBuf::as_path)).collect();
+        let pairs: Vec<(&Path, &Path)> = shared
+            .world
+            .sources
+            .iter()
+            .map(PathBuf::as_path)
+            .zip(images.iter().map(PathBuf::as_path))
+            .collect();
         let errors = RefCell::new(Vec::new());
         let wrong = RefCell::new(Vec::new());
         let (polls, progress) = (Cell::new(0), Cell::new(0.0));
@@ -212,7 +219,13 @@ impl Program<'_> {
                 after.borrow_mut().push(begun.collect::<Vec<u64>>());
             })),
         };
+        if kind != Kind::Still {
+            shared.pause.stop(self.threads);
+            shared.unseen.store(false, Ordering::SeqCst);
+            shared.pause.go_on();
+        }
         let value = self.library.backup(&pairs, callbacks);
+        shared.unseen.store(true, Ordering::SeqCst);
         let compared =
             if standing.get() && value == 0 { self.compare(&pairs, excluding) } else { Vec::new() };
         if standing.get() {
@@ -250,7 +263,8 @@ impl Program<'_> {
         pairs
             .iter()
             .flat_map(|(source, image)| {
-                let tell = |what: String| format!("{}{what}", source.file_name().unwrap_or_default().display());
+                let tell =
+                    |what: String| format!("{}{what}", source.file_name().unwrap_or_default().display());
                 compare::differences(source, image, &excluded, TOLD).into_iter().map(tell).collect::<Vec<_>>()
             })
             .collect()

@@ -98,6 +98,9 @@ impl<'a> Worker<'a> {
     /// Runs one operation.
     pub fn step(&mut self, table: &Table, rng: &mut Rng) {
         let index = table.choose(rng);
+        if table.operations[index].unseen && !self.shared.unseen.load(Ordering::Relaxed) {
+            return;
+        }
         self.shared.current[self.id].store(index, Ordering::Relaxed);
         let outcome = (table.operations[index].run)(self, rng);
         self.shared.stats.count(index, outcome.is_ok());
@@ -133,7 +136,8 @@ impl<'a> Worker<'a> {
         }
         let path = self.shared.world.path(rng, Kind::File);
         let direct = if rng.one_in(4) { libc::O_DIRECT } else { 0 };
-        let fd = sys::check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | direct, 0o644))?;
+        let fd =
+            sys::check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | direct, 0o644))?;
         let held = Held { fd, direct: direct != 0 };
         self.held[slot] = Some(held);
         Ok(held)

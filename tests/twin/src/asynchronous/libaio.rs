@@ -142,7 +142,8 @@ impl Context {
                 if vector { std::ptr::from_mut(&mut request.part).cast() } else { data.as_mut_ptr().cast() };
             request.iocb.length = if vector { 1 } else { wanted.length as u64 };
             if wanted.opcode == SYNC {
-                (request.iocb.offset, request.iocb.buffer, request.iocb.length) = (0, std::ptr::null_mut(), 0);
+                (request.iocb.offset, request.iocb.buffer, request.iocb.length) =
+                    (0, std::ptr::null_mut(), 0);
             }
             iocbs.push(std::ptr::from_mut(&mut request.iocb));
         }
@@ -165,13 +166,13 @@ impl Context {
     #[inline(never)]
     pub fn reap(&mut self, least: usize) -> Outcome<usize> {
         let least = least.min(self.under_way());
-        let empty =
-            Event { data: std::ptr::null_mut(), iocb: std::ptr::null_mut(), result: 0, second: 0 };
+        let empty = Event { data: std::ptr::null_mut(), iocb: std::ptr::null_mut(), result: 0, second: 0 };
         let mut events = [empty; DEPTH];
         let mut timeout = timespec { tv_sec: if least > 0 { 20 } else { 0 }, tv_nsec: 0 };
         let (least, most) = (least as c_long, DEPTH as c_long);
         // SAFETY: room for `most` events and a timeout.
-        let count = unsafe { real::io_getevents(self.context, least, most, events.as_mut_ptr(), &mut timeout) };
+        let count =
+            unsafe { real::io_getevents(self.context, least, most, events.as_mut_ptr(), &mut timeout) };
         let count = usize::try_from(count).map_err(|_| -count)?;
         for event in &events[..count] {
             let request = &mut self.requests[event.data.addr()];

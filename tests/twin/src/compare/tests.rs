@@ -36,10 +36,7 @@ impl Twins {
             for name in list(&tree).unwrap().into_keys() {
                 let zero = [libc::timespec { tv_sec: 0, tv_nsec: 0 }; 2];
                 let path = c_string(&tree.join(name));
-                assert_eq!(
-                    crate::sys::utimensat(libc::AT_FDCWD, &path, &zero, libc::AT_SYMLINK_NOFOLLOW),
-                    0
-                );
+                assert_eq!(crate::sys::utimensat(libc::AT_FDCWD, &path, &zero, libc::AT_SYMLINK_NOFOLLOW), 0);
             }
         }
     }
@@ -100,7 +97,9 @@ fn size() {
 
 #[test]
 fn names() {
-    assert!(Twins::after("missing", |image| fs::remove_file(image.join("soft")).unwrap()).contains("missing"));
+    assert!(
+        Twins::after("missing", |image| fs::remove_file(image.join("soft")).unwrap()).contains("missing")
+    );
     assert!(Twins::after("extra", |image| fs::create_dir(image.join("new")).unwrap()).contains("only"));
 }
 

@@ -40,7 +40,7 @@ pub const OPERATIONS: &[Operation] = &[
     op("copy_file_range (position)", 4, |w, r| copy_range(w, r, false)),
     op_where(Needs::Clones, "ioctl (FICLONE)", 4, clone_file),
     op_where(Needs::Clones, "ioctl (FICLONERANGE)", 4, clone_range),
-    op("pwrite64 (short: limit)", 1, |w, r| short_by_limit(w, r)),
+    op("pwrite64 (short: limit)", 1, short_by_limit),
     op("pwritev (short: address)", 3, short_by_address),
     op("pwrite (EBADF)", 2, |w, _| fails(libc::EBADF, sys::pwrite(-1, w.fill(100), 100, 0))),
     op("pwrite64 (read-only)", 2, read_only),
@@ -79,11 +79,7 @@ fn write(w: &mut Worker<'_>, rng: &mut Rng, seek: bool) -> Outcome {
     some(written(sys::write(held.fd, data, at.length))?)
 }
 
-fn positioned(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(c_int, Address, usize, i64) -> isize,
-) -> Outcome {
+fn positioned(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, Address, usize, i64) -> isize) -> Outcome {
     let held = w.file(rng)?;
     let at = w.extent(rng, held);
     let data = w.fill(at.length);
@@ -101,11 +97,7 @@ fn parts(w: &mut Worker<'_>, rng: &mut Rng, held: Held, length: usize) -> [iovec
     [iovec { iov_base: data, iov_len: first }, iovec { iov_base: second, iov_len: length - first }]
 }
 
-fn vectored(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(c_int, &[iovec; 2], i64) -> isize,
-) -> Outcome {
+fn vectored(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, &[iovec; 2], i64) -> isize) -> Outcome {
     let held = w.file(rng)?;
     let at = w.extent(rng, held);
     let parts = parts(w, rng, held, at.length);

@@ -3,8 +3,8 @@
 use std::ffi::{CStr, CString, c_int, c_uint};
 
 use libc::{
-    AT_REMOVEDIR, AT_SYMLINK_FOLLOW, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE, S_IFIFO,
-    S_IFREG,
+    AT_REMOVEDIR, AT_SYMLINK_FOLLOW, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE,
+    S_IFIFO, S_IFREG,
 };
 
 use super::{Operation, op, zero};
@@ -23,9 +23,13 @@ pub const OPERATIONS: &[Operation] = &[
     op("rename (ring)", 3, |w, r| ring(w, r, Kind::File)),
     op("rename (ring of directories)", 2, |w, r| ring(w, r, Kind::Directory)),
     op("rename (up and back)", 2, up_and_back),
-    op("renameat", 5, |w, r| rename_at(w, r, Kind::File, |a, b| sys::renameat(a.directory, &a.path, b.directory, &b.path))),
+    op("renameat", 5, |w, r| {
+        rename_at(w, r, Kind::File, |a, b| sys::renameat(a.directory, &a.path, b.directory, &b.path))
+    }),
     op("renameat2", 3, |w, r| rename_at(w, r, Kind::File, |a, b| rename2(a, b, 0))),
-    op("renameat2 (NOREPLACE)", 4, |w, r| rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_NOREPLACE))),
+    op("renameat2 (NOREPLACE)", 4, |w, r| {
+        rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_NOREPLACE))
+    }),
     op("renameat2 (EXCHANGE)", 4, |w, r| rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_EXCHANGE))),
     op("renameat2 (EXCHANGE directories)", 3, |w, r| {
         rename_at(w, r, Kind::Directory, |a, b| rename2(a, b, RENAME_EXCHANGE))

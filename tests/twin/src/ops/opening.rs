@@ -3,8 +3,8 @@
 use std::ffi::{CStr, c_int, c_uint};
 
 use libc::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECT, O_EXCL, O_NOFOLLOW, O_RDWR,
-    O_TMPFILE, O_TRUNC, O_WRONLY,
+    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECT, O_EXCL, O_NOFOLLOW,
+    O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 
 use super::{Needs, Operation, op, op_where, zero};
@@ -29,7 +29,9 @@ pub const OPERATIONS: &[Operation] = &[
     op("__openat64_2", 3, |w, r| {
         by_place(w, r, |directory, path, flags, _| sys::__openat64_2(directory, path, existing(flags)))
     }),
-    op("open (O_TRUNC)", 4, |w, r| by_path(w, r, |path, _, _| sys::open(path, O_RDWR | O_TRUNC | O_CLOEXEC, 0))),
+    op("open (O_TRUNC)", 4, |w, r| {
+        by_path(w, r, |path, _, _| sys::open(path, O_RDWR | O_TRUNC | O_CLOEXEC, 0))
+    }),
     op_where(Needs::Temporary, "open (O_TMPFILE)", 4, |w, r| temporary(w, r, false)),
     op_where(Needs::Temporary, "linkat (O_TMPFILE)", 6, |w, r| temporary(w, r, true)),
     op("close", 6, |w, r| w.take(r).map_or(Err(0), |held| zero(sys::close(held.fd)))),
@@ -84,11 +86,7 @@ fn by_path(w: &mut Worker<'_>, rng: &mut Rng, call: fn(&CStr, c_int, c_uint) -> 
     keep(w, rng, flags, fd)
 }
 
-fn by_place(
-    w: &mut Worker<'_>,
-    rng: &mut Rng,
-    call: fn(c_int, &CStr, c_int, c_uint) -> c_int,
-) -> Outcome {
+fn by_place(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, &CStr, c_int, c_uint) -> c_int) -> Outcome {
     let At { directory, path } = w.shared.world.at(rng, Kind::File);
     let flags = flags(rng);
     let fd = call(directory, &path, flags, mode(rng));

@@ -49,7 +49,11 @@ pub const OPERATIONS: &[Operation] = &[
     op("syscall (openat)", 3, |w, r| {
         let at = w.shared.world.at(r, Kind::File);
         let flags = (O_RDWR | O_CREAT | O_CLOEXEC) as usize;
-        opened(w, r, syscall(libc::SYS_openat, [at.directory as usize, address(&at.path), flags, 0o644, 0, 0]))
+        opened(
+            w,
+            r,
+            syscall(libc::SYS_openat, [at.directory as usize, address(&at.path), flags, 0o644, 0, 0]),
+        )
     }),
     op("syscall (openat2)", 3, |w, r| {
         let at = w.shared.world.at(r, Kind::File);
@@ -72,7 +76,10 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op("syscall (symlinkat)", 2, |w, r| {
         let (target, at) = (w.shared.world.target(r), w.shared.world.at(r, Kind::Symlink));
-        nothing(syscall(libc::SYS_symlinkat, [address(&target), at.directory as usize, address(&at.path), 0, 0, 0]))
+        nothing(syscall(
+            libc::SYS_symlinkat,
+            [address(&target), at.directory as usize, address(&at.path), 0, 0, 0],
+        ))
     }),
     op("syscall (unlinkat)", 2, |w, r| {
         let at = w.shared.world.at(r, Kind::File);

@@ -61,7 +61,12 @@ fn by_path(w: &mut Worker<'_>, rng: &mut Rng, call: fn(&CStr, i64) -> c_int) -> 
     zero(call(&path, size(rng)))
 }
 
-fn range(w: &mut Worker<'_>, rng: &mut Rng, mode: c_int, call: fn(c_int, c_int, i64, i64) -> c_int) -> Outcome {
+fn range(
+    w: &mut Worker<'_>,
+    rng: &mut Rng,
+    mode: c_int,
+    call: fn(c_int, c_int, i64, i64) -> c_int,
+) -> Outcome {
     let held = w.file(rng)?;
     let (mut offset, mut length) = (rng.below(150_000) as i64, 1 + rng.below(100_000) as i64);
     if mode & (COLLAPSE | INSERT) != 0 {
