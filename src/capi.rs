@@ -87,7 +87,6 @@ pub unsafe extern "C" fn tokubackup_create_backup(
             frame: Some(images.clone()),
             exclude,
             links: Links::Copy,
-            frame: None,
             leave_out: Vec::new(),
             gate_timeout: GATE_TIMEOUT,
             without_capture: false,
