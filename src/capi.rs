@@ -14,6 +14,7 @@ mod callbacks;
 mod panics;
 
 use std::ffi::{c_char, c_int, c_ulong, c_void};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backup::{self, Links, Request};
@@ -79,17 +80,18 @@ pub unsafe extern "C" fn tokubackup_create_backup(
     let checked = panics::caught(|| unsafe { arguments::check(source_dirs, dest_dirs, dir_count) });
     let outcome = checked.and_then(|checked| checked).and_then(|sources| {
         callbacks.set_sources(&sources);
+        let images = Arc::new(arguments::Images::of(&sources));
         let exclude = if exclude_copy_fun.is_some() { Exclude::AskCaller } else { Exclude::Nothing };
         let request = Request {
             sources,
+            frame: Some(images.clone()),
             exclude,
             links: Links::Copy,
-            frame: None,
             leave_out: Vec::new(),
             gate_timeout: GATE_TIMEOUT,
             without_capture: false,
         };
-        back_up(request, &mut callbacks)
+        back_up(request, &images, &mut callbacks)
     });
     let (value, error) = match (callbacks.aborted(), outcome) {
         (None, Ok(())) => return 0,
@@ -102,9 +104,9 @@ pub unsafe extern "C" fn tokubackup_create_backup(
 }
 
 /// Runs the backup. Once one has begun, both callbacks of its end are called, whatever comes of it.
-fn back_up(request: Request, callbacks: &mut Callbacks) -> Result<()> {
+fn back_up(request: Request, images: &arguments::Images, callbacks: &mut Callbacks) -> Result<()> {
     let outcome = panics::caught(|| backup::run(request, callbacks)).and_then(|outcome| outcome);
-    if callbacks.has_begun() {
+    if callbacks.has_begun() && !images.were_refused() {
         callbacks.ended();
     }
     outcome.map(|_| ())

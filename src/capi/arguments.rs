@@ -1,12 +1,16 @@
 //! What a caller may ask for: everything is checked here before anything is touched.
+//!
+//! Whether the destinations are empty is looked at by the backup itself once it is the only one: beside another one
+//! to the same place, EBUSY is the better answer.
 
 use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backup::Source;
+use crate::backup::{Frame, Report, Source};
 use crate::engine::error::{Error, Result, describe};
 
 /// The sources and their images, resolved and checked.
@@ -47,10 +51,40 @@ pub unsafe fn check(
         if !image.is_directory {
             return Err(not_a_directory(libc::EINVAL, "destination", image));
         }
-        empty(&image.path)?;
     }
     let pairs = sources.into_iter().zip(images);
     Ok(pairs.map(|(source, image)| Source { path: source.path, image: image.path }).collect())
+}
+
+/// The destinations of a backup that is about to begin.
+#[derive(Debug)]
+pub struct Images {
+    directories: Vec<PathBuf>,
+    refused: AtomicBool,
+}
+
+impl Images {
+    pub fn of(sources: &[Source]) -> Self {
+        let directories = sources.iter().map(|source| source.image.clone()).collect();
+        Images { directories, refused: AtomicBool::new(false) }
+    }
+
+    /// Whether they were not fit to be written to: then nothing has begun.
+    pub fn were_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+}
+
+impl Frame for Images {
+    fn begin(&self) -> Result<()> {
+        let result = self.directories.iter().try_for_each(|image| empty(image));
+        self.refused.store(result.is_err(), Ordering::SeqCst);
+        result
+    }
+
+    fn complete(&self, _: &Report) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A resolved argument.

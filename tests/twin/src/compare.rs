@@ -169,7 +169,7 @@ fn bytes(found: &mut Found, name: &Path, source: &File, image: &File, length: u6
             at += size as u64;
         }
     }
-    let mut from = 0;
+    let mut from: u64 = 0;
     for (start, end) in data.into_iter().chain([(length, length)]) {
         let (first, last) = (from.next_multiple_of(HOLE), start / HOLE * HOLE);
         if first < last && copied.iter().any(|(data_start, data_end)| *data_start < last && *data_end > first)

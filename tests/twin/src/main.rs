@@ -41,7 +41,6 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
             unsafe { env::set_var(name, "1") };
         }
     }
-    limit_file_size();
     let library = Library::open(&arguments.lib)?;
     println!("twin: {} is version {}", arguments.lib.display(), library.version());
     let (base, images) = (own(&arguments.dir)?, own(&arguments.images)?);
@@ -60,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
         pulse: AtomicU64::new(0),
         backups: AtomicU64::new(0),
     };
+    limit_file_size();
     let (mut ran, mut failed) = (0, 0);
     std::thread::scope(|scope| {
         let (done, over) = std::sync::mpsc::channel::<()>();

@@ -71,6 +71,7 @@ impl Program<'_> {
             ledgers: (0..self.threads + 1).map(|_| Ledger::default()).collect(),
             current: (0..self.threads + 1).map(|_| AtomicUsize::new(usize::MAX)).collect(),
             pause: Pause::default(),
+            unseen: AtomicBool::new(true),
             over: AtomicBool::new(false),
             failures: Mutex::default(),
         };
@@ -218,7 +219,13 @@ impl Program<'_> {
                 after.borrow_mut().push(begun.collect::<Vec<u64>>());
             })),
         };
+        if kind != Kind::Still {
+            shared.pause.stop(self.threads);
+            shared.unseen.store(false, Ordering::SeqCst);
+            shared.pause.go_on();
+        }
         let value = self.library.backup(&pairs, callbacks);
+        shared.unseen.store(true, Ordering::SeqCst);
         let compared =
             if standing.get() && value == 0 { self.compare(&pairs, excluding) } else { Vec::new() };
         if standing.get() {

@@ -109,6 +109,8 @@ pub struct Shared<'a> {
     pub current: Vec<AtomicUsize>,
     /// See [`Pause`].
     pub pause: Pause,
+    /// Whether operations run that nobody can see ([`crate::ops::Operation::unseen`]).
+    pub unseen: AtomicBool,
     /// The round is over.
     pub over: AtomicBool,
     /// What went wrong with the program itself, such as a child that hung.

@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::asynchronous::{libaio::Context, uring::Ring};
 use crate::memory::Memory;
@@ -90,7 +91,12 @@ impl<'a> Worker<'a> {
                 self.settle();
                 self.shared.pause.stand();
             }
-            self.step(table, &mut Rng::of(&[seed, round, self.id as u64, count]));
+            let mut rng = Rng::of(&[seed, round, self.id as u64, count]);
+            self.step(table, &mut rng);
+            // Without any rest the threads write more in the time of a pass than a gate may read.
+            if rng.one_in(4) {
+                std::thread::sleep(Duration::from_micros(rng.below(1000)));
+            }
         }
         self.settle();
     }
@@ -98,6 +104,9 @@ impl<'a> Worker<'a> {
     /// Runs one operation.
     pub fn step(&mut self, table: &Table, rng: &mut Rng) {
         let index = table.choose(rng);
+        if table.operations[index].unseen && !self.shared.unseen.load(Ordering::Relaxed) {
+            return;
+        }
         self.shared.current[self.id].store(index, Ordering::Relaxed);
         let outcome = (table.operations[index].run)(self, rng);
         self.shared.stats.count(index, outcome.is_ok());

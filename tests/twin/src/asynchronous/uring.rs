@@ -68,7 +68,7 @@ struct Submission {
 #[repr(C)]
 struct Completion {
     head: *const AtomicU32,
-    words: [*mut c_void; 6],
+    words: [*mut c_void; 5],
     cqes: *mut Cqe,
     size: usize,
     ring: *mut c_void,
@@ -87,7 +87,7 @@ struct IoUring {
 
 const _: () = assert!(size_of::<Sqe>() == 64 && size_of::<Cqe>() == 16);
 const _: () = assert!(std::mem::offset_of!(IoUring, completion) == 104);
-const _: () = assert!(std::mem::offset_of!(IoUring, fd) == 212);
+const _: () = assert!(std::mem::offset_of!(IoUring, fd) == 196);
 
 mod real {
     use super::*;

@@ -107,7 +107,7 @@ fn owner(rng: &mut Rng) -> (c_uint, c_uint) {
 }
 
 fn name(rng: &mut Rng) -> &'static CStr {
-    rng.pick(&[c"user.twin.a", c"user.twin.b"])
+    rng.pick::<&CStr>(&[c"user.twin.a", c"user.twin.b"])
 }
 
 fn set(

@@ -40,7 +40,7 @@ pub const OPERATIONS: &[Operation] = &[
     op("copy_file_range (position)", 4, |w, r| copy_range(w, r, false)),
     op_where(Needs::Clones, "ioctl (FICLONE)", 4, clone_file),
     op_where(Needs::Clones, "ioctl (FICLONERANGE)", 4, clone_range),
-    op("pwrite64 (short: limit)", 1, |w, r| short_by_limit(w, r)),
+    op("pwrite64 (short: limit)", 1, short_by_limit),
     op("pwritev (short: address)", 3, short_by_address),
     op("pwrite (EBADF)", 2, |w, _| fails(libc::EBADF, sys::pwrite(-1, w.fill(100), 100, 0))),
     op("pwrite64 (read-only)", 2, read_only),

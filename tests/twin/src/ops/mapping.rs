@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int, c_void};
 
 use libc::{MAP_SHARED, MAP_SHARED_VALIDATE, PROT_READ, PROT_WRITE};
 
-use super::{Operation, op, zero};
+use super::{Operation, unseen, zero};
 use crate::rng::Rng;
 use crate::sys::{self, Outcome, check};
 use crate::worker::Worker;
@@ -14,17 +14,17 @@ const LENGTH: usize = 64 * 1024;
 
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
-    op("mmap", 2, |w, r| map(w, r, PROT_READ | PROT_WRITE, MAP_SHARED, sys::mmap)),
-    op("mmap64", 2, |w, r| map(w, r, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE, sys::mmap64)),
-    op("mprotect", 2, |w, r| {
+    unseen("mmap", 2, |w, r| map(w, r, PROT_READ | PROT_WRITE, MAP_SHARED, sys::mmap)),
+    unseen("mmap64", 2, |w, r| map(w, r, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE, sys::mmap64)),
+    unseen("mprotect", 2, |w, r| {
         map(w, r, PROT_READ, MAP_SHARED, sys::mmap)?;
         let mapping = w.mapping.as_mut().ok_or(0)?;
         zero(sys::mprotect(mapping.address, LENGTH, PROT_READ | PROT_WRITE))?;
         mapping.writable = true;
         store(w, r)
     }),
-    op("mmap (store)", 6, store),
-    op("munmap", 1, |w, _| w.mapping.take().map(drop).ok_or(0)),
+    unseen("mmap (store)", 6, store),
+    unseen("munmap", 1, |w, _| w.mapping.take().map(drop).ok_or(0)),
 ];
 
 /// A mapping that stays until it is dropped.

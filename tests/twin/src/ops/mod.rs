@@ -75,12 +75,15 @@ pub struct Operation {
     pub weight: u32,
     /// What must be there for it to succeed.
     pub needs: Needs,
+    /// Nobody can see it write, nor hold it up in the gate: the image is exact to within milliseconds (P24), so
+    /// that it can only be compared when all stand still.
+    pub unseen: bool,
     /// Runs it once; an error is what the call under test said.
     pub run: fn(&mut Worker<'_>, &mut Rng) -> Outcome,
 }
 
 const fn op(name: &'static str, weight: u32, run: fn(&mut Worker<'_>, &mut Rng) -> Outcome) -> Operation {
-    Operation { name, weight, needs: Needs::Nothing, run }
+    Operation { name, weight, needs: Needs::Nothing, unseen: false, run }
 }
 
 const fn op_where(
@@ -89,7 +92,11 @@ const fn op_where(
     weight: u32,
     run: fn(&mut Worker<'_>, &mut Rng) -> Outcome,
 ) -> Operation {
-    Operation { name, weight, needs, run }
+    Operation { name, weight, needs, unseen: false, run }
+}
+
+const fn unseen(name: &'static str, weight: u32, run: fn(&mut Worker<'_>, &mut Rng) -> Outcome) -> Operation {
+    Operation { name, weight, needs: Needs::Nothing, unseen: true, run }
 }
 
 const FAMILIES: [&[Operation]; 11] = [

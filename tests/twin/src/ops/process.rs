@@ -1,6 +1,7 @@
 //! Children, and objects loaded late.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Operation, op, some, zero};
@@ -106,7 +107,7 @@ fn late(
     name: &CStr,
     call: impl FnOnce(*mut c_void) -> Outcome,
 ) -> Outcome {
-    let path = c_string(rng.pick(&w.shared.late));
+    let path = c_string(rng.pick::<PathBuf>(&w.shared.late));
     // SAFETY: a C string; the object has no constructor.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if handle.is_null() {

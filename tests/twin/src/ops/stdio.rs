@@ -4,32 +4,32 @@ use std::ffi::{CStr, CString, c_int};
 
 use libc::FILE;
 
-use super::{Operation, op};
+use super::{Operation, unseen};
 use crate::rng::Rng;
 use crate::sys::{self, Outcome};
 use crate::worker::Worker;
 
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
-    op("fopen", 3, |w, r| {
+    unseen("fopen", 3, |w, r| {
         let (path, mode) = (path(w, r), mode(r));
         fill(w, r, sys::fopen(&path, mode))
     }),
-    op("fopen64", 3, |w, r| {
+    unseen("fopen64", 3, |w, r| {
         let (path, mode) = (path(w, r), mode(r));
         fill(w, r, sys::fopen64(&path, mode))
     }),
-    op("fdopen", 2, |w, r| {
+    unseen("fdopen", 2, |w, r| {
         let flags =
             libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | if r.one_in(2) { libc::O_APPEND } else { 0 };
         let fd = sys::check(sys::open(&path(w, r), flags, 0o644))?;
         fill(w, r, sys::fdopen(fd, c"r+"))
     }),
-    op("freopen", 1, |w, r| again(w, r, sys::freopen)),
-    op("freopen64", 1, |w, r| again(w, r, sys::freopen64)),
-    op("tmpfile", 1, |w, r| fill(w, r, sys::tmpfile())),
-    op("tmpfile64", 1, |w, r| fill(w, r, sys::tmpfile64())),
-    op("fwrite (unlinked)", 1, |w, r| {
+    unseen("freopen", 1, |w, r| again(w, r, sys::freopen)),
+    unseen("freopen64", 1, |w, r| again(w, r, sys::freopen64)),
+    unseen("tmpfile", 1, |w, r| fill(w, r, sys::tmpfile())),
+    unseen("tmpfile64", 1, |w, r| fill(w, r, sys::tmpfile64())),
+    unseen("fwrite (unlinked)", 1, |w, r| {
         let path = path(w, r);
         let stream = sys::fopen(&path, c"a");
         let unlinked = sys::unlink(&path);
@@ -44,7 +44,7 @@ fn path(w: &mut Worker<'_>, rng: &mut Rng) -> CString {
 }
 
 fn mode(rng: &mut Rng) -> &'static CStr {
-    rng.pick(&[c"w", c"a", c"w+", c"a+", c"ae", c"we"])
+    rng.pick::<&CStr>(&[c"w", c"a", c"w+", c"a+", c"ae", c"we"])
 }
 
 /// Writes to a stream and closes it.
