@@ -81,11 +81,12 @@ unsafe fn read(value: *mut MysqlValue) -> Option<Vec<u8>> {
 
 /// Makes the statement fail and remembers why in the session.
 fn fail(server: &dyn Server, thd: Thd, refusal: &Refusal) {
+    let message = super::c_text(&refusal.error.message);
     let text = values::PRIVILEGED
-        .intern(refusal.error.message.as_bytes())
+        .intern(message.as_bytes())
         .unwrap_or(c"too many different messages to keep them all: see the error log of the server");
     variables::set_last_error(thd, refusal.error.errno, Some(text));
-    server.raise(refusal.code, &super::c_text(&refusal.error.message));
+    server.raise(refusal.code, &message);
 }
 
 fn global_refused() -> Refusal {

@@ -156,6 +156,9 @@ impl Conn {
         if connected.is_null() {
             return Err(conn.error(what().as_bytes()));
         }
+        // A server that is started meanwhile must not inherit the connection and keep it open.
+        // SAFETY: the handle is connected, so `fd` is its socket; fcntl(2) changes but a flag of it.
+        unsafe { libc::fcntl((*raw).net.fd as libc::c_int, libc::F_SETFD, libc::FD_CLOEXEC) };
         Ok(conn)
     }
 

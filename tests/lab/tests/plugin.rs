@@ -1,0 +1,555 @@
+//! The plugin as SQL sees it, on every server: life, metadata, refusals, privileges, what others can do to a running
+//! backup. What a backup contains is proved elsewhere, so these run without capture: they are about the statement.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lab::client::{Conn, ConnOptions, SqlError};
+use lab::scratch::Scratch;
+use lab::server::{Options, Server};
+
+const INSTALL: &str = "INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'";
+const UNINSTALL: &str = "UNINSTALL PLUGIN tokudb_backup";
+/// Longest wait for what should come at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What KILL, shutdown and a lost client may take.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+macro_rules! on_every_server {
+    ($($theme:ident)*) => {$(
+        mod $theme {
+            #[test]
+            fn mysql_5_6() {
+                super::$theme("mysql-5.6.24");
+            }
+            #[test]
+            fn mysql_9_7() {
+                super::$theme("mysql-9.7");
+            }
+            #[test]
+            fn mariadb_10_11() {
+                super::$theme("mariadb-10.11");
+            }
+        }
+    )*};
+}
+
+on_every_server! { life command_line metadata refusals privileges running shutdown }
+
+/// A server that can install the plugin, and a folder for its backups.
+struct Lab {
+    server: Server,
+    backups: PathBuf,
+    _scratch: Scratch,
+}
+
+impl Lab {
+    fn new(name: &str, args: &[String]) -> Lab {
+        let scratch = Scratch::new(&format!("plugin-{name}")).unwrap();
+        let backups = scratch.path().join("backups");
+        fs::create_dir(&backups).unwrap();
+        let options = Options {
+            args: args.to_vec(),
+            plugins: vec![lab::built::plugin().unwrap()],
+            env: vec![("TOKUDB_BACKUP_TEST_WITHOUT_CAPTURE".into(), "1".into())],
+            ..Options::default()
+        };
+        let mut server = Server::create(name, scratch.path(), options).unwrap();
+        server.start().unwrap();
+        Lab { server, backups, _scratch: scratch }
+    }
+
+    fn installed(name: &str) -> (Lab, Conn) {
+        let lab = Lab::new(name, &[]);
+        let mut conn = lab.server.connect().unwrap();
+        conn.exec(INSTALL).unwrap();
+        (lab, conn)
+    }
+
+    fn backup(&self, name: &str) -> PathBuf {
+        self.backups.join(name)
+    }
+
+    fn is_mariadb(&self) -> bool {
+        self.server.installation.is_mariadb()
+    }
+
+    fn is_mysql_8(&self) -> bool {
+        self.server.installation.name == "mysql-9.7"
+    }
+
+    /// Connects as an account without password.
+    fn connect_as(&self, user: &str) -> Conn {
+        Conn::connect(&ConnOptions { user: user.into(), ..self.server.conn_options() }).unwrap()
+    }
+
+    /// Starts a backup that stands still in its first copying, on a connection of its own.
+    fn paused(&self, dir: &Path, options: &ConnOptions) -> (u64, JoinHandle<Result<(), SqlError>>) {
+        let mut conn = Conn::connect(options).unwrap();
+        let id = conn.id();
+        conn.exec("SET tokudb_backup_throttle = 0").unwrap();
+        let sql = set_dir(dir);
+        let thread = std::thread::spawn(move || conn.exec(sql).map(drop));
+        let mut looker = self.server.connect().unwrap();
+        wait_for("a paused backup", || status(&mut looker, "state") == "copying");
+        (id, thread)
+    }
+}
+
+fn set_dir(dir: &Path) -> String {
+    format!("SET tokudb_backup_dir = '{}'", dir.display())
+}
+
+fn status(conn: &mut Conn, name: &str) -> String {
+    let rows = conn.query(format!("SHOW GLOBAL STATUS LIKE 'tokudb_backup_{name}'")).unwrap().texts();
+    assert_eq!(rows.len(), 1, "{name}");
+    rows[0][1].clone()
+}
+
+/// Errno and text of the session's last backup, and its directory.
+fn last(conn: &mut Conn) -> [String; 3] {
+    let sql = "SELECT @@tokudb_backup_last_error, @@tokudb_backup_last_error_string, @@tokudb_backup_dir";
+    let mut rows = conn.query(sql).unwrap().texts();
+    rows.remove(0).try_into().unwrap()
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[track_caller]
+fn code(conn: &mut Conn, sql: impl AsRef<[u8]>) -> u32 {
+    conn.query(sql).map_or_else(|error| error.code, |_| 0)
+}
+
+/// The statement fails with this code and errno; the session remembers errno and text, and nothing else changed.
+#[track_caller]
+fn refused(conn: &mut Conn, sql: impl AsRef<[u8]>, code: u32, errno: i32, text: &str) {
+    let before = last(conn)[2].clone();
+    let error = conn.query(&sql).expect_err(&String::from_utf8_lossy(sql.as_ref()));
+    assert_eq!(error.code, code, "{error}");
+    assert!(error.message.contains(text), "{error} does not tell '{text}'");
+    let [last_errno, last_text, dir] = last(conn);
+    assert_eq!(last_errno, errno.to_string(), "{error}");
+    assert!(last_text.starts_with(&error.message), "{last_text}, not {}", error.message);
+    assert_eq!(dir, before, "a failed SET leaves the old value");
+}
+
+#[track_caller]
+fn backs_up(conn: &mut Conn, dir: &Path) {
+    conn.exec(set_dir(dir)).unwrap();
+    assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), dir.display().to_string()]);
+    assert!(dir.join("backup_manifest").is_file() && dir.join("mysql_data_dir").is_dir());
+    assert!(!dir.join("backup_incomplete").exists());
+}
+
+fn life(name: &str) {
+    let mut lab = Lab::new(name, &[]);
+    let mut conn = lab.server.connect().unwrap();
+    for round in 0..20 {
+        conn.exec(INSTALL).unwrap();
+        assert_eq!(conn.value("SELECT @@tokudb_backup_version").unwrap().as_deref(), Some("1.0.0"));
+        if round % 10 == 0 {
+            backs_up(&mut conn, &lab.backup(&format!("round-{round}")));
+        }
+        conn.exec(UNINSTALL).unwrap();
+        assert_eq!(code(&mut conn, "SELECT @@tokudb_backup_version"), 1193, "no variable without the plugin");
+    }
+    conn.exec(INSTALL).unwrap();
+    // From mysql.plugin.
+    lab.server.stop().unwrap();
+    lab.server.start().unwrap();
+    let mut conn = lab.server.connect().unwrap();
+    backs_up(&mut conn, &lab.backup("after-restart"));
+    assert_eq!(status(&mut conn, "last_result"), "success");
+    conn.exec(UNINSTALL).unwrap();
+    lab.server.stop().unwrap();
+}
+
+fn command_line(name: &str) {
+    let scratch = Scratch::new(&format!("prefix-{name}")).unwrap();
+    let allowed = scratch.path().join("backup");
+    for dir in ["backup", "backup2"] {
+        fs::create_dir(scratch.path().join(dir)).unwrap();
+    }
+    symlink(scratch.path().join("backup2"), allowed.join("elsewhere")).unwrap();
+    let lab = Lab::new(
+        name,
+        &[
+            "--plugin-load-add=tokudb_backup.so".into(),
+            format!("--tokudb-backup-allowed-prefix={}", allowed.display()),
+            "--tokudb-backup-throttle=123456789".into(),
+            "--tokudb-backup-lock=OFF".into(),
+            "--tokudb-backup-lock-timeout=7".into(),
+            "--tokudb-backup-gate-timeout=33".into(),
+            // Runs nothing at the start.
+            format!("--loose-tokudb-backup-dir={}/at-start", allowed.display()),
+        ],
+    );
+    let mut conn = lab.server.connect().unwrap();
+    let sql = "SELECT @@tokudb_backup_throttle, @@tokudb_backup_lock, @@tokudb_backup_lock_timeout, \
+               @@tokudb_backup_gate_timeout, @@tokudb_backup_allowed_prefix, @@tokudb_backup_dir";
+    let expected = ["123456789", "OFF", "7", "33", &allowed.display().to_string(), "NULL"];
+    assert_eq!(conn.query(sql).unwrap().texts(), [expected]);
+    assert!(!allowed.join("at-start").exists());
+    for outside in ["backup2/x", "backup/elsewhere/x", "backup/../backup2/x"] {
+        let text = "is not below the allowed prefix";
+        refused(&mut conn, set_dir(&scratch.path().join(outside)), 1105, libc::EPERM, text);
+    }
+    assert_eq!(fs::read_dir(scratch.path().join("backup2")).unwrap().count(), 0);
+    conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
+    backs_up(&mut conn, &allowed.join("x"));
+}
+
+/// Name, read-only, of the session, type, default, least, greatest, comment. None: not a number.
+type Metadata = (
+    &'static str,
+    bool,
+    bool,
+    &'static str,
+    Option<&'static str>,
+    Option<(&'static str, &'static str)>,
+    &'static str,
+);
+
+const GREATEST: &str = "18446744073709551615";
+const VARIABLES: [Metadata; 8] = [
+    ("plugin_version", true, false, "str", Some("1.0.0"), None, "version of the TokuBackup plugin"),
+    ("version", true, false, "str", Some("1.0.0"), None, "version of the TokuBackup library"),
+    ("allowed_prefix", true, false, "str", None, None, "allowed prefix of the destination directory"),
+    (
+        "throttle",
+        false,
+        true,
+        "ulonglong",
+        Some(GREATEST),
+        Some(("0", GREATEST)),
+        "backup throttle on write rate in bytes per second",
+    ),
+    ("dir", false, true, "str", None, None, "name of the directory where the backup is stored"),
+    (
+        "last_error",
+        false,
+        true,
+        "ulong",
+        Some("0"),
+        Some(("0", GREATEST)),
+        "error from the last backup. 0 is success",
+    ),
+    ("last_error_string", false, true, "str", None, None, "error string of the last backup"),
+    ("exclude", false, true, "str", None, None, "exclude source file regular expression"),
+];
+
+fn metadata(name: &str) {
+    let (lab, mut conn) = Lab::installed(name);
+    let ours = ["gate_timeout", "lock", "lock_timeout"];
+    let mut expected: Vec<String> =
+        VARIABLES.iter().map(|v| v.0).chain(ours).map(|name| format!("tokudb_backup_{name}")).collect();
+    expected.sort();
+    let shown = conn.query("SHOW VARIABLES LIKE 'tokudb_backup%'").unwrap().texts();
+    assert_eq!(shown.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), expected);
+    for (short, read_only, session, kind, default, range, comment) in VARIABLES {
+        let variable = format!("tokudb_backup_{short}");
+        let value = conn.query(format!("SELECT @@{variable}")).unwrap().texts();
+        assert_eq!(value, [[default.unwrap_or("NULL")]], "{variable}");
+        let plain = if kind == "str" { "'x'" } else { "1" };
+        if read_only {
+            assert_eq!(
+                code(&mut conn, format!("SET GLOBAL {variable} = {plain}")),
+                1238,
+                "{variable} is read-only"
+            );
+        }
+        // 1238: Variable is a GLOBAL variable.
+        assert_eq!(code(&mut conn, format!("SELECT @@session.{variable}")) == 0, session, "{variable}");
+        assert_eq!(code(&mut conn, format!("SELECT @@global.{variable}")), 0, "{variable}");
+        if lab.is_mariadb() {
+            let sql = format!(
+                "SELECT VARIABLE_SCOPE, VARIABLE_TYPE, DEFAULT_VALUE, NUMERIC_MIN_VALUE, NUMERIC_MAX_VALUE, \
+                 VARIABLE_COMMENT, READ_ONLY FROM information_schema.SYSTEM_VARIABLES WHERE VARIABLE_NAME = '{variable}'"
+            );
+            let rows = conn.query(sql).unwrap().texts();
+            let scope = if session { "SESSION" } else { "GLOBAL" };
+            let kind = match kind {
+                "str" => "VARCHAR",
+                "ulong" | "ulonglong" => "BIGINT UNSIGNED",
+                other => other,
+            };
+            let (least, greatest) = range.unwrap_or(("NULL", "NULL"));
+            assert_eq!(rows.len(), 1, "{variable}");
+            let row = &rows[0];
+            assert_eq!((&*row[0], &*row[1]), (scope, kind), "{variable}");
+            // No string has a default; MariaDB shows that as NULL or as the empty string.
+            let expected = if kind == "VARCHAR" { "" } else { default.unwrap_or("") };
+            assert_eq!(row[2].replace("NULL", ""), expected, "{variable}");
+            assert_eq!((&*row[3], &*row[4]), (least, greatest), "{variable}");
+            assert_eq!(row[5], comment);
+            assert_eq!(row[6], if read_only { "YES" } else { "NO" }, "{variable}");
+        }
+        if lab.is_mysql_8() {
+            let sql = format!(
+                "SELECT VARIABLE_SCOPE, DATA_TYPE, MIN_VALUE, MAX_VALUE, DOCUMENTATION \
+                 FROM performance_schema.variables_metadata WHERE VARIABLE_NAME = '{variable}'"
+            );
+            let rows = conn.query(sql).unwrap().texts();
+            let scope = if session { "SESSION" } else { "GLOBAL" };
+            let kind = if kind == "str" { "String" } else { "Integer" };
+            assert_eq!(rows.len(), 1, "{variable}");
+            let row = &rows[0];
+            assert_eq!((&*row[0], &*row[1], &*row[4]), (scope, kind, comment), "{variable}");
+            if let Some((least, greatest)) = range {
+                assert_eq!((&*row[2], &*row[3]), (least, greatest), "{variable}");
+            }
+        }
+    }
+    // Ours.
+    for (sql, variable, value) in [
+        ("SET tokudb_backup_lock = 'off'", "lock", "OFF"),
+        ("SET tokudb_backup_lock = DEFAULT", "lock", "AUTO"),
+        ("SET tokudb_backup_lock_timeout = 5", "lock_timeout", "5"),
+        ("SET tokudb_backup_lock_timeout = DEFAULT", "lock_timeout", "60"),
+        ("SET GLOBAL tokudb_backup_gate_timeout = 50", "gate_timeout", "50"),
+        ("SET GLOBAL tokudb_backup_gate_timeout = DEFAULT", "gate_timeout", "100"),
+    ] {
+        conn.exec(sql).unwrap();
+        let found = conn.value(format!("SELECT @@tokudb_backup_{variable}")).unwrap();
+        assert_eq!(found.as_deref(), Some(value), "{sql}");
+    }
+    for (sql, expected) in [
+        ("SET tokudb_backup_lock = 'nonsense'", 1231),
+        ("SET tokudb_backup_lock = NULL", 1231),
+        ("SET tokudb_backup_gate_timeout = 50", 1229),
+        ("SET tokudb_backup_throttle = -1", 1105),
+        ("SET tokudb_backup_throttle = 'fast'", 1232),
+    ] {
+        assert_eq!(code(&mut conn, sql), expected, "{sql}");
+    }
+}
+
+fn refusals(name: &str) {
+    let (lab, mut conn) = Lab::installed(name);
+    let conn = &mut conn;
+    let first = lab.backup("first");
+    backs_up(conn, &first);
+
+    // Of the text alone.
+    refused(conn, "SET tokudb_backup_dir = NULL", 1105, libc::EINVAL, "is NULL");
+    refused(conn, "SET tokudb_backup_dir = ''", 1105, libc::EINVAL, "is empty");
+    refused(conn, "SET tokudb_backup_dir = 'relative/path'", 1105, libc::EINVAL, "relative");
+    let long = format!("SET tokudb_backup_dir = '/{}'", "a".repeat(4096));
+    refused(conn, long, 1105, libc::ENAMETOOLONG, "4097 bytes");
+    refused(conn, "SET tokudb_backup_dir = X'2f746d702fff'", 1105, libc::EINVAL, "UTF-8");
+    refused(conn, "SET tokudb_backup_dir = X'2f746d702f0078'", 1105, libc::EINVAL, "");
+    assert_eq!(code(conn, "SET tokudb_backup_dir = 5"), 1232);
+
+    // Of the place.
+    let data = lab.server.data().to_owned();
+    let file = lab.backup("file");
+    fs::write(&file, "kept").unwrap();
+    let full = lab.backup("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("kept"), "").unwrap();
+    let into_data = lab.backup("into-data");
+    symlink(&data, &into_data).unwrap();
+    let places = [
+        (lab.backup("no/parent"), libc::ENOENT),
+        (file.clone(), libc::ENOTDIR),
+        (file.join("below"), libc::ENOTDIR),
+        (full.clone(), libc::ENOTEMPTY),
+        (first.clone(), libc::ENOTEMPTY),
+        (data.join("inside"), libc::EINVAL),
+        (data.clone(), libc::EINVAL),
+        (data.parent().unwrap().to_owned(), libc::EINVAL),
+        (into_data.join("inside"), libc::EINVAL),
+        (lab.backups.join("../data/inside"), libc::EINVAL),
+        (PathBuf::from("/"), libc::EINVAL),
+    ];
+    for (place, errno) in places {
+        refused(conn, set_dir(&place), 1105, errno, "");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
+    assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+    assert!(!data.join("inside").exists());
+
+    // Of what is left out: said before anything is made.
+    conn.exec("SET tokudb_backup_exclude = '('").unwrap();
+    refused(conn, set_dir(&lab.backup("never")), 1105, libc::EINVAL, "'('");
+    assert!(!lab.backup("never").exists());
+    conn.exec("SET tokudb_backup_exclude = DEFAULT").unwrap();
+
+    // Tables elsewhere.
+    let elsewhere = lab.backup("tables");
+    fs::create_dir(&elsewhere).unwrap();
+    conn.exec("CREATE DATABASE d").unwrap();
+    if !lab.is_mysql_8() {
+        for engine in ["InnoDB", "MyISAM"] {
+            let table =
+                format!("CREATE TABLE d.t (a INT) ENGINE={engine} DATA DIRECTORY='{}'", elsewhere.display());
+            conn.exec(table).unwrap();
+            refused(
+                conn,
+                set_dir(&lab.backup("never")),
+                1105,
+                libc::EINVAL,
+                &elsewhere.display().to_string(),
+            );
+            conn.exec("DROP TABLE d.t").unwrap();
+        }
+        assert!(!lab.backup("never").exists());
+    }
+
+    // Of the scope; the global value never changes.
+    let never = set_dir(&lab.backup("never"));
+    let scopes: &[&str] =
+        if lab.is_mysql_8() { &["GLOBAL ", "@@global.", "PERSIST "] } else { &["GLOBAL ", "@@global."] };
+    for scope in scopes {
+        refused(conn, never.replace("SET ", &format!("SET {scope}")), 1228, libc::EINVAL, "SESSION variable");
+    }
+    assert_eq!(code(conn, "SET GLOBAL tokudb_backup_dir = DEFAULT"), 0);
+    assert_eq!(conn.value("SELECT @@global.tokudb_backup_dir").unwrap(), None);
+    assert!(!lab.backup("never").exists());
+
+    // = DEFAULT runs nothing, and is no backup that succeeded.
+    refused(conn, "SET tokudb_backup_dir = ''", 1105, libc::EINVAL, "");
+    conn.exec("SET tokudb_backup_dir = DEFAULT").unwrap();
+    let [errno, _, dir] = last(conn);
+    assert_eq!((&*errno, &*dir), ("22", "NULL"));
+
+    // Ways to say it.
+    for (i, scope) in ["SESSION ", "@@session.", "LOCAL ", "@@"].iter().enumerate() {
+        let dir = lab.backup(&format!("scope-{i}"));
+        conn.exec(set_dir(&dir).replace("SET ", &format!("SET {scope}"))).unwrap();
+        assert_eq!(last(conn)[0], "0");
+        assert!(dir.join("backup_manifest").is_file());
+    }
+    conn.exec("PREPARE s FROM 'SET tokudb_backup_dir = ?'").unwrap();
+    conn.exec(format!("SET @d = '{}'", lab.backup("prepared").display())).unwrap();
+    conn.exec("EXECUTE s USING @d").unwrap();
+    let handler = "CREATE PROCEDURE d.p() BEGIN DECLARE EXIT HANDLER FOR SQLEXCEPTION \
+                   SELECT @@tokudb_backup_last_error; SET tokudb_backup_dir = 'relative'; END";
+    conn.exec(handler).unwrap();
+    assert_eq!(conn.value("CALL d.p()").unwrap().as_deref(), Some("22"));
+    if lab.is_mariadb() {
+        // What is put back afterwards is not backed up to.
+        let old = last(conn)[2].clone();
+        let statement = lab.backup("statement");
+        conn.exec(format!("SET STATEMENT tokudb_backup_dir = '{}' FOR SELECT 1", statement.display()))
+            .unwrap();
+        assert!(statement.join("backup_manifest").is_file());
+        assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), old.clone()]);
+        conn.exec("SET STATEMENT tokudb_backup_dir = DEFAULT FOR SELECT 1").unwrap();
+        assert_eq!(last(conn)[2], old);
+        // Twice in a plain SET is two backups.
+        let [one, two] = ["one", "two"].map(|name| lab.backup(name));
+        conn.exec(format!("{}, tokudb_backup_dir = '{}'", set_dir(&one), two.display())).unwrap();
+        assert!(one.join("backup_manifest").is_file() && two.join("backup_manifest").is_file());
+    }
+}
+
+fn privileges(name: &str) {
+    let (lab, mut root) = Lab::installed(name);
+    root.exec("CREATE USER joe@localhost").unwrap();
+    let mut joe = lab.connect_as("joe");
+    let never = lab.backup("never");
+    for sql in [set_dir(&never), "SET tokudb_backup_dir = NULL".into(), "SET tokudb_backup_dir = '/'".into()]
+    {
+        refused(&mut joe, sql, 1227, libc::EPERM, "privilege");
+    }
+    for sql in ["SET tokudb_backup_throttle = 1", "SET tokudb_backup_throttle = DEFAULT"] {
+        assert_eq!(code(&mut joe, sql), 1227, "{sql}");
+    }
+    assert_eq!(joe.value("SELECT @@tokudb_backup_throttle").unwrap().as_deref(), Some(GREATEST));
+    joe.exec("SET tokudb_backup_exclude = 'x', tokudb_backup_lock = OFF, tokudb_backup_dir = DEFAULT")
+        .unwrap();
+    assert!(!never.exists());
+    let grants: &[&str] = if lab.is_mysql_8() { &["BACKUP_ADMIN", "SUPER"] } else { &["SUPER"] };
+    for privilege in grants {
+        root.exec(format!("GRANT {privilege} ON *.* TO joe@localhost")).unwrap();
+        let mut joe = lab.connect_as("joe");
+        backs_up(&mut joe, &lab.backup(privilege));
+        joe.exec("SET tokudb_backup_throttle = 1000000000").unwrap();
+        root.exec(format!("REVOKE {privilege} ON *.* FROM joe@localhost")).unwrap();
+    }
+}
+
+fn running(name: &str) {
+    let (lab, mut conn) = Lab::installed(name);
+    let root = lab.server.conn_options();
+
+    // Others see it, are refused one of their own, and may let it go on.
+    let dir = lab.backup("first");
+    let (id, backup) = lab.paused(&dir, &root);
+    let sql = format!("SELECT STATE FROM information_schema.PROCESSLIST WHERE ID = {id}");
+    wait_for("the state line", || {
+        conn.value(&sql).unwrap().is_some_and(|state| state.starts_with("backup: paused"))
+    });
+    assert_eq!(status(&mut conn, "last_result"), "running");
+    refused(&mut conn, set_dir(&lab.backup("second")), 1105, libc::EBUSY, &format!("connection {id}"));
+    assert!(!lab.backup("second").exists());
+    if lab.is_mysql_8() {
+        assert_eq!(code(&mut conn, UNINSTALL), 1105);
+        // No lock is held that monitoring would wait for.
+        conn.query("SELECT COUNT(*) FROM performance_schema.variables_by_thread").unwrap();
+    }
+    conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
+    backup.join().unwrap().unwrap();
+    assert!(dir.join("backup_manifest").is_file());
+    assert_eq!(status(&mut conn, "last_errno"), "0");
+    assert_eq!(conn.value(&sql).unwrap(), None, "its connection is closed");
+
+    // Ended, it ends within a second, and its directory says so.
+    for (i, how) in ["KILL QUERY", "KILL"].into_iter().enumerate() {
+        let dir = lab.backup(&format!("killed-{i}"));
+        let (id, backup) = lab.paused(&dir, &root);
+        let begin = Instant::now();
+        conn.exec(format!("{how} {id}")).unwrap();
+        let error = backup.join().unwrap().unwrap_err();
+        assert!(begin.elapsed() < AT_ONCE, "{how} took {:?}", begin.elapsed());
+        assert!(error.is_disconnect() || error.code == 1317, "{error}");
+        wait_for("the end", || status(&mut conn, "last_errno") == libc::EINTR.to_string());
+        assert!(dir.join("backup_incomplete").is_file() && !dir.join("backup_manifest").exists());
+        refused(&mut conn, set_dir(&dir), 1105, libc::ENOTEMPTY, "incomplete");
+    }
+    let dir = lab.backup("client-gone");
+    let impatient = ConnOptions { read_timeout: Some(Duration::from_secs(2)), ..root.clone() };
+    let (_, backup) = lab.paused(&dir, &impatient);
+    assert!(backup.join().unwrap().unwrap_err().is_disconnect());
+    let begin = Instant::now();
+    wait_for("the end of a backup without a client", || status(&mut conn, "last_result") == "failure");
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    assert_eq!(status(&mut conn, "last_errno"), libc::EINTR.to_string());
+
+    // On servers where UNINSTALL does not wait it was refused; on the others it waits.
+    if !lab.is_mysql_8() {
+        let (_, backup) = lab.paused(&lab.backup("uninstalled"), &root);
+        conn.exec(UNINSTALL).unwrap();
+        assert_eq!(code(&mut conn, "SELECT @@tokudb_backup_version"), 1193);
+        let mut other = lab.server.connect().unwrap();
+        let sql = "SELECT ID FROM information_schema.PROCESSLIST WHERE STATE LIKE 'backup:%'";
+        let id = other.value(sql).unwrap().unwrap();
+        other.exec(format!("KILL QUERY {id}")).unwrap();
+        assert_eq!(backup.join().unwrap().unwrap_err().code, 1317);
+        wait_for("the end of the old plugin", || code(&mut other, INSTALL) == 0);
+    }
+    conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
+    backs_up(&mut conn, &lab.backup("last"));
+}
+
+fn shutdown(name: &str) {
+    let (mut lab, _conn) = Lab::installed(name);
+    let dir = lab.backup("cut");
+    let (_, backup) = lab.paused(&dir, &lab.server.conn_options());
+    let begin = Instant::now();
+    lab.server.stop().unwrap();
+    // The server's own shutdown takes up to 3.5 s here.
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(backup.join().unwrap().is_err());
+    assert!(dir.join("backup_incomplete").is_file() && !dir.join("backup_manifest").exists());
+}
