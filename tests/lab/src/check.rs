@@ -111,6 +111,11 @@ fn is_complaint(line: &str) -> bool {
     if hot && (line.contains("is marked as crashed") || line.contains("Incorrect key file")) {
         return false;
     }
+    // MySQL 9 says this of names that a table had before RENAME took it to another database, and goes on well.
+    let mut names = ddl::STORM.iter().chain(&ddl::RING).flat_map(|db| [format!(" {db}/"), format!("'{db}/")]);
+    if ["[MY-013589]", "[MY-012351]"].iter().any(|number| line.contains(number)) && names.any(|n| line.contains(&n)) {
+        return false;
+    }
     let lower = line.to_lowercase();
     ["[error]", "corrupt", "could not find", "in the future", "innodb: error", "assertion", "missing"]
         .iter()
@@ -252,6 +257,6 @@ fn same_end(conn: &mut Conn, data: &Path, base: &str, round: u64) -> Result<Vec<
 }
 
 fn big_rows(conn: &mut Conn) -> Result<Vec<String>> {
-    let rows = conn.query("SELECT id FROM bank.big WHERE MD5(data) <> digest")?.texts();
+    let rows = conn.query("SELECT id FROM bank.big WHERE CRC32(data) <> digest")?.texts();
     Ok(rows.into_iter().flatten().map(|id| format!("bank.big: row {id} is not what was inserted")).collect())
 }

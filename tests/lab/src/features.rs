@@ -44,6 +44,11 @@ impl Features {
         !self.mariadb && self.version >= (8, 0)
     }
 
+    /// Crash recovery gets renames of InnoDB's tables right that were over before the crash.
+    pub fn renames_recover(&self) -> bool {
+        self.mariadb || self.version >= (5, 7)
+    }
+
     /// Tables of every engine can be partitioned (MySQL 8 and later: InnoDB's only).
     pub fn partitions_all(&self) -> bool {
         !self.atomic_ddl()

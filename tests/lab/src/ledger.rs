@@ -91,8 +91,6 @@ pub struct Ledger {
     pub round: u64,
     /// Every client's commits.
     pub streams: Vec<Stream>,
-    /// What went wrong at a client: none of it may happen, whatever a backup does.
-    pub failures: Vec<String>,
 }
 
 /// What a client's commits looked like in a span of time.

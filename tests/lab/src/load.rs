@@ -28,7 +28,23 @@ pub enum Outcome {
     /// A client's commits, and why it ended early if it did.
     Stream(Stream, Option<SqlError>),
     /// The errors that a thread did not expect.
-    Failures(Vec<String>),
+    Failures(Vec<Failure>),
+}
+
+/// An error at a client of the load.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Who and what.
+    pub text: String,
+    /// The server was gone.
+    pub disconnect: bool,
+}
+
+impl Failure {
+    /// The error of a client.
+    pub fn new(who: &str, error: &SqlError) -> Failure {
+        Failure { text: format!("{who}: {error}"), disconnect: error.is_disconnect() }
+    }
 }
 
 /// A running load.
@@ -64,24 +80,25 @@ impl Load {
         Ok(())
     }
 
-    /// Stops every thread at the end of its statement and gathers what they know.
+    /// Stops every thread at the end of its statement and gathers what they know, and what went wrong.
     ///
     /// # Panics
     /// When a thread did.
-    pub fn stop(mut self) -> Ledger {
+    pub fn stop(mut self) -> (Ledger, Vec<Failure>) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut ledger = Ledger { round: self.round, ..Ledger::default() };
+        let mut ledger = Ledger { round: self.round, streams: Vec::new() };
+        let mut failures = Vec::new();
         for thread in std::mem::take(&mut self.threads) {
             match thread.join().expect("a thread of the load panicked") {
                 Outcome::Stream(stream, error) => {
                     let who = format!("{}, client {}", stream.table, stream.client);
-                    ledger.failures.extend(error.map(|error| format!("{who}: {error}")));
+                    failures.extend(error.map(|error| Failure::new(&who, &error)));
                     ledger.streams.push(stream);
                 }
-                Outcome::Failures(failures) => ledger.failures.extend(failures),
+                Outcome::Failures(more) => failures.extend(more),
             }
         }
-        ledger
+        (ledger, failures)
     }
 }
 

@@ -141,7 +141,7 @@ impl Lab {
         let rng = Rng::new(seed);
         let mut conn = self.server.connect()?;
         workload::begin_round(&mut conn, &self.features)?;
-        ddl::begin_round(&mut conn)?;
+        ddl::begin_round(&mut conn, &self.features)?;
         let base = self.binlog(&mut conn)?;
 
         step("load");
@@ -166,12 +166,11 @@ impl Lab {
             std::thread::sleep(self.settings.warm_up / 3);
         }
         let ddl = load.shared().ddl.load(Ordering::Relaxed);
-        let mut ledger = load.stop();
+        let (ledger, failures) = load.stop();
         let over = now();
-        if self.settings.kill9 {
-            // Every client lost its connection.
-            ledger.failures.clear();
-        }
+        // After kill -9 every client has lost its connection.
+        let failures = failures.into_iter().filter(|failure| !(self.settings.kill9 && failure.disconnect));
+        let failures = failures.map(|failure| failure.text);
         ledger.write(&dir.join("ledger"))?;
         let mut round = Round {
             dir: dir.clone(),
@@ -200,7 +199,7 @@ impl Lab {
             }
             Err(error) => {
                 round.findings.problems.push(format!("the backup failed: {error}"));
-                round.findings.problems.extend(ledger.failures);
+                round.findings.problems.extend(failures);
                 return Ok(round);
             }
         };
@@ -216,7 +215,7 @@ impl Lab {
         round.check = now() - began;
         round.findings.notes.extend(findings.notes);
         round.findings.problems.extend(findings.problems);
-        round.findings.problems.extend(ledger.failures);
+        round.findings.problems.extend(failures);
         if !self.settings.kill9 && !self.server.is_running() {
             round.findings.problems.push(format!("the original server is gone\n{}", self.server.log_tail()));
         }
