@@ -2,10 +2,25 @@
 //!
 //! [`installation`] knows the servers that `cargo xtask servers` fetched, [`server`] runs one in a [`scratch`]
 //! directory with what was [`built`], [`client`] talks to it.
+//!
+//! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
+//! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
+//! The [`soak`] runs rounds, with choices that are a function of a seed ([`rng`]).
 
+pub mod binlog;
 pub mod built;
+pub mod check;
 pub mod client;
+pub mod ddl;
+pub mod features;
+pub mod image;
 pub mod installation;
+pub mod ledger;
+pub mod load;
 pub mod process;
+pub mod rng;
+pub mod round;
 pub mod scratch;
 pub mod server;
+pub mod soak;
+pub mod workload;

@@ -1,0 +1,79 @@
+//! `lab`: what `cargo xtask soak` and `cargo xtask demo` run.
+
+use anyhow::{Result, bail};
+use lab::rng::fresh_seed;
+use lab::round::Settings;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] [--kill9] \
+                     [--without-capture] [--option=OPTION OF THE SERVER]...
+       lab demo [--server NAME] [--seed S]";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether everything was right.
+fn run(args: Vec<String>) -> Result<bool> {
+    let Some((command, rest)) = args.split_first() else { bail!("{USAGE}") };
+    let mut flags = Flags(rest.to_vec());
+    let server: Option<String> = flags.value("--server")?;
+    let seed = flags.value("--seed")?.unwrap_or_else(fresh_seed);
+    match command.as_str() {
+        "soak" => {
+            let (Some(server), Some(rounds)) = (server, flags.value("--rounds")?) else { bail!("{USAGE}") };
+            let mut settings = Settings::new(&server);
+            settings.identity = !flags.switch("--no-identity");
+            settings.binlog = flags.switch("--binlog");
+            settings.kill9 = flags.switch("--kill9");
+            settings.without_capture = flags.switch("--without-capture");
+            while let Some(option) = flags.value("--option")? {
+                settings.args.push(option);
+            }
+            flags.end()?;
+            Ok(lab::soak::run(settings, rounds, seed)? == 0)
+        }
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// The arguments that are still to be understood.
+struct Flags(Vec<String>);
+
+impl Flags {
+    fn switch(&mut self, name: &str) -> bool {
+        let at = self.0.iter().position(|arg| arg == name);
+        at.map(|at| self.0.remove(at)).is_some()
+    }
+
+    /// The value of `--name VALUE` or `--name=VALUE`.
+    fn value<T: FromStr>(&mut self, name: &str) -> Result<Option<T>> {
+        let Some(at) = self.0.iter().position(|arg| arg.split('=').next() == Some(name)) else { return Ok(None) };
+        let flag = self.0.remove(at);
+        let value = match flag.split_once('=') {
+            Some((_, value)) => value.to_owned(),
+            None if at < self.0.len() => self.0.remove(at),
+            None => bail!("{name} wants a value\n{USAGE}"),
+        };
+        match value.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => bail!("`{value}` is no value for {name}\n{USAGE}"),
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(arg) => bail!("what is `{arg}`?\n{USAGE}"),
+        }
+    }
+}

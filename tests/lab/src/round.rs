@@ -1,0 +1,273 @@
+//! One server under load and one round after the other: load, backup, and what the image is worth.
+
+use crate::check::{self, Expected, Findings};
+use crate::client::{Conn, SqlError};
+use crate::features::Features;
+use crate::image::{self, Manifest};
+use crate::ledger::{Instant, Pace, now};
+use crate::load::Load;
+use crate::rng::Rng;
+use crate::server::{Options, Server};
+use crate::workload::AtRest;
+use crate::{built, ddl, workload};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How the server is run and what a round does.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The server's name, as `mysql-9.7`.
+    pub server: String,
+    /// Compare source and image inside the closed gate.
+    pub identity: bool,
+    /// Binary log on, also where it is off by default.
+    pub binlog: bool,
+    /// The control: copy without capture.
+    pub without_capture: bool,
+    /// No backup at all, but `kill -9` of the server and a copy of its data directory: what the checks are worth.
+    pub kill9: bool,
+    /// Further options of the server.
+    pub args: Vec<String>,
+    /// How long the load runs before the backup, and (a third of it) after.
+    pub warm_up: Duration,
+}
+
+impl Settings {
+    /// What a round of the soak is.
+    pub fn new(server: &str) -> Settings {
+        Settings {
+            server: server.to_owned(),
+            identity: true,
+            binlog: false,
+            without_capture: false,
+            kill9: false,
+            args: Vec::new(),
+            warm_up: Duration::from_millis(900),
+        }
+    }
+}
+
+/// The name of the binary log's files where the server does not give them one.
+const BINLOG: &str = "bl";
+
+/// The server under load.
+pub struct Lab {
+    /// How it is run.
+    pub settings: Settings,
+    /// The server.
+    pub server: Server,
+    /// What it can do.
+    pub features: Features,
+    at_rest: Vec<AtRest>,
+    home: PathBuf,
+}
+
+/// What a round did.
+#[derive(Debug)]
+pub struct Round {
+    /// Where backup, check and ledger are.
+    pub dir: PathBuf,
+    /// What the manifest tells; none after `kill -9` and after a failure.
+    pub manifest: Option<Manifest>,
+    /// How long the backup's statement took.
+    pub backup: Duration,
+    /// How long the check of the image took, the start of its server included.
+    pub check: Duration,
+    /// Acknowledged commits of all clients.
+    pub commits: usize,
+    /// DDL and FLUSH statements that ran.
+    pub ddl: u64,
+    /// Commits before, during and after the backup.
+    pub pace: [Pace; 3],
+    /// What was looked at and what is wrong.
+    pub findings: Findings,
+}
+
+impl Lab {
+    /// Makes a server in `home`, fills it and installs the plugin.
+    ///
+    /// # Errors
+    /// When any of it fails.
+    pub fn new(settings: Settings, home: &Path, seed: u64) -> Result<Lab> {
+        let mut args = settings.args.clone();
+        // MySQL before 8 wants a number for a server that logs.
+        if settings.binlog && !settings.server.starts_with("mysql-9") {
+            args.extend([format!("--log-bin={BINLOG}"), "--server-id=1".into()]);
+        }
+        let plugins = if settings.kill9 { Vec::new() } else { vec![built::plugin()?] };
+        let mut options = Options { args, plugins, ..Options::default() };
+        let mut set = |name: &str| options.env.push((name.to_owned(), "1".into()));
+        set("TOKUDB_BACKUP_TEST");
+        if settings.identity && !settings.without_capture {
+            set("TOKUDB_BACKUP_TEST_IDENTITY");
+        }
+        if settings.without_capture {
+            set("TOKUDB_BACKUP_TEST_WITHOUT_CAPTURE");
+        }
+        let mut server = Server::create(&settings.server, &home.join("original"), options)?;
+        server.start()?;
+        let mut conn = server.connect()?;
+        let features = Features::of(&mut conn)?;
+        let at_rest = workload::prepare(&mut conn, &features, &mut Rng::new(seed))?;
+        if !settings.kill9 {
+            conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'")?;
+        }
+        Ok(Lab { settings, server, features, at_rest, home: home.to_owned() })
+    }
+
+    /// Starts the server again after it was killed, or with another environment.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server.kill9();
+        self.server.start()
+    }
+
+    /// Runs a round of this seed. `beside` is called in a thread of its own while the backup runs, with a connection
+    /// and a word that says when it is over; `what` it tells before each step.
+    ///
+    /// # Errors
+    /// When something other than what is under test fails.
+    pub fn round(&mut self, seed: u64, step: &dyn Fn(&str), beside: &(dyn Fn(&mut Conn) + Sync)) -> Result<Round> {
+        if !self.server.is_running() {
+            self.restart()?;
+        }
+        let dir = self.home.join(format!("round-{seed}"));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let rng = Rng::new(seed);
+        let mut conn = self.server.connect()?;
+        workload::begin_round(&mut conn, &self.features)?;
+        ddl::begin_round(&mut conn, &self.features)?;
+        let base = self.binlog(&mut conn)?;
+
+        step("load");
+        // Rows and tags of a round carry its number; an INT column has room for it.
+        let number = seed % 1_000_000_000;
+        let mut load = Load::new(self.server.conn_options(), number);
+        workload::start(&mut load, &self.features, number, &rng)?;
+        ddl::start(&mut load, &self.features, &rng)?;
+        let begun = now();
+        std::thread::sleep(self.settings.warm_up);
+
+        step("backup");
+        let backup = dir.join("backup");
+        let from = now();
+        let taken = if self.settings.kill9 {
+            Ok(self.kill(&mut conn)?)
+        } else {
+            self.back_up(&mut conn, &backup, beside)
+        };
+        let to = now();
+        if !self.settings.kill9 {
+            std::thread::sleep(self.settings.warm_up / 3);
+        }
+        let ddl = load.shared().ddl.load(Ordering::Relaxed);
+        let (ledger, failures) = load.stop();
+        let over = now();
+        // After kill -9 every client has lost its connection.
+        let failures = failures.into_iter().filter(|failure| !(self.settings.kill9 && failure.disconnect));
+        let failures = failures.map(|failure| failure.text);
+        ledger.write(&dir.join("ledger"))?;
+        let mut round = Round {
+            dir: dir.clone(),
+            manifest: None,
+            backup: to - from,
+            check: Duration::ZERO,
+            commits: ledger.commits(),
+            ddl,
+            pace: [ledger.pace(begun, from), ledger.pace(from, to), ledger.pace(to, over)],
+            findings: Findings::default(),
+        };
+
+        step("check");
+        let image = backup.join(image::DATA);
+        let instant = match taken {
+            Ok(Some(manifest)) => {
+                let instant = Instant::at(manifest.instant);
+                round.findings.problems.extend(outside(&manifest, from, to));
+                round.manifest = Some(manifest);
+                instant
+            }
+            Ok(None) => {
+                fs::create_dir_all(&backup)?;
+                crate::installation::copy_tree(self.server.data(), &image)?;
+                Instant::end()
+            }
+            Err(error) => {
+                round.findings.problems.push(format!("the backup failed: {error}"));
+                round.findings.problems.extend(failures);
+                return Ok(round);
+            }
+        };
+        let began = now();
+        let expected = Expected {
+            features: &self.features,
+            ledger: &ledger,
+            instant,
+            at_rest: &self.at_rest,
+            binlog: base.as_deref(),
+        };
+        let findings = check::check(&self.server, &image, &dir.join("check"), &expected);
+        round.check = now() - began;
+        round.findings.notes.extend(findings.notes);
+        round.findings.problems.extend(findings.problems);
+        round.findings.problems.extend(failures);
+        if !self.settings.kill9 && !self.server.is_running() {
+            round.findings.problems.push(format!("the original server is gone\n{}", self.server.log_tail()));
+        }
+        Ok(round)
+    }
+
+    /// Where the binary log is on: what its files are called. Files of earlier rounds go.
+    fn binlog(&self, conn: &mut Conn) -> Result<Option<String>, SqlError> {
+        if conn.value("SELECT @@log_bin")?.as_deref() != Some("1") {
+            return Ok(None);
+        }
+        conn.exec("FLUSH LOGS")?;
+        let files = conn.query("SHOW BINARY LOGS")?.texts();
+        let last = files.last().map(|row| row[0].clone()).unwrap_or_default();
+        conn.exec(format!("PURGE BINARY LOGS TO '{last}'"))?;
+        Ok(last.rsplit_once('.').map(|(base, _)| base.to_owned()))
+    }
+
+    fn back_up(
+        &self,
+        conn: &mut Conn,
+        backup: &Path,
+        beside: &(dyn Fn(&mut Conn) + Sync),
+    ) -> Result<Option<Manifest>> {
+        let mut watcher = self.server.connect()?;
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| beside(&mut watcher));
+            let result = conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display()));
+            if watching.join().is_err() {
+                bail!("what runs beside the backup panicked");
+            }
+            result?;
+            Ok(Some(Manifest::read(backup)?))
+        })
+    }
+
+    /// Kills the server as a power switch would, outside of DDL where it cannot recover from that (P27).
+    fn kill(&mut self, conn: &mut Conn) -> Result<Option<Manifest>> {
+        if self.features.mariadb {
+            for stage in ["START", "FLUSH", "BLOCK_DDL"] {
+                conn.exec(format!("BACKUP STAGE {stage}"))?;
+            }
+        } else if !self.features.atomic_ddl() {
+            conn.exec("FLUSH TABLES WITH READ LOCK")?;
+        }
+        self.server.kill9();
+        Ok(None)
+    }
+}
+
+/// T must lie within the statement.
+fn outside(manifest: &Manifest, from: Duration, to: Duration) -> Option<String> {
+    let inside = manifest.instant >= from && manifest.instant <= to;
+    (!inside).then(|| format!("T is {:?}, the statement ran from {from:?} to {to:?}", manifest.instant))
+}
