@@ -95,7 +95,7 @@ pub fn open_source<'a>(file: &File, ways: Ways<'a>) -> Result<Option<(OwnedFd, S
 impl Visit<'_> {
     /// Visits `file`. On failure all marks that were taken are set again.
     pub fn run(&mut self, file: &File, ways: Ways<'_>, store: &Store) -> Result<Outcome> {
-        let Some((source, stat, path)) = open_source(file, ways)? else {
+        let Some((source, _, path)) = open_source(file, ways)? else {
             self.tracker.put_back(file.entry, None, Marks::DATA);
             return Ok(Outcome::Vanished);
         };
@@ -104,10 +104,14 @@ impl Visit<'_> {
         let generation = source::generation(source.as_fd());
         let known = *lock(&file.seen);
         let tail = file.entry.take_tail();
+        missing.ranges.push(tail..u64::MAX);
+        // Not before the marks were taken: the tail of a file that grew in between would be lost (P2).
+        let stat = rustix::fs::fstat(&source).map_err(|errno| Error::io("look at", path, &errno.into()))?;
         let size = stat.st_size as u64;
         // Nothing copied yet, or another file under the same number: all of it (P6).
         let all = marks.contains(Marks::BORN) || known.is_none_or(|seen| seen.generation != generation);
         let tail = if all { 0 } else { tail };
+        missing.ranges.clear();
         missing.ranges.push(tail..u64::MAX);
         let tail = tail / BLOCK * BLOCK;
         file.entry.take_ranges(0..tail.min(size), &mut |range| {
