@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::table::{HOOKS, Hook};
@@ -17,6 +19,8 @@ const DT_SYMTAB: i64 = 6;
 const DT_RELA: i64 = 7;
 const DT_RELASZ: i64 = 8;
 const DT_JMPREL: i64 = 23;
+const DT_RPATH: i64 = 15;
+const DT_RUNPATH: i64 = 29;
 
 #[cfg(target_arch = "x86_64")]
 mod relocation {
@@ -163,8 +167,12 @@ impl Objects {
     pub fn hold() -> Result<Objects> {
         let listing = list();
         let skipped = own_addresses();
-        let by_name: HashMap<&[u8], &'static Hook> =
-            HOOKS.iter().map(|hook| (hook.name.to_bytes(), hook)).collect();
+        let dropped = DROPPED.lock().map(|dropped| dropped.clone()).unwrap_or_default();
+        let by_name: HashMap<&[u8], &'static Hook> = HOOKS
+            .iter()
+            .map(|hook| (hook.name.to_bytes(), hook))
+            .filter(|(name, _)| !dropped.iter().any(|dropped| dropped.as_bytes() == *name))
+            .collect();
         let mut objects = Objects { adds: listing.adds, ..Objects::default() };
         for seen in &listing.objects {
             if skipped.iter().any(|address| seen.span.contains(address)) {
@@ -193,7 +201,7 @@ impl Objects {
             };
             // A function that only this object's own libraries define.
             let handle = object.handle.as_ref();
-            object.slots.retain(|slot| slot.hook.resolve(handle.map(|handle| handle.0)));
+            object.slots.retain(|slot| slot.hook.resolve_in(handle.map(|handle| handle.0)));
             objects.list.push(object);
         }
         for seen in &listing.objects {
@@ -209,6 +217,27 @@ impl Objects {
     /// All slots.
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.list.iter().flat_map(|object| &object.slots)
+    }
+}
+
+/// Names that are not intercepted, to prove that a test would notice.
+static DROPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Reads from the environment which names a test wants left out: `TOKUDB_BACKUP_TEST_DROP_HOOKS`, separated by
+/// commas, and only where `TOKUDB_BACKUP_TEST` is 1.
+pub fn choose_dropped() {
+    let wanted = std::env::var("TOKUDB_BACKUP_TEST").is_ok_and(|value| value == "1");
+    let names = std::env::var("TOKUDB_BACKUP_TEST_DROP_HOOKS").ok().filter(|_| wanted).unwrap_or_default();
+    if let Ok(mut dropped) = DROPPED.lock() {
+        *dropped =
+            names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    }
+}
+
+/// From now on all names count.
+pub fn forget_dropped() {
+    if let Ok(mut dropped) = DROPPED.lock() {
+        dropped.clear();
     }
 }
 
@@ -307,15 +336,23 @@ fn hold(seen: &Seen) -> Held {
     if base == seen.base { Held::Handle(handle) } else { Held::Gone }
 }
 
-/// Calls `visit` with the address of each slot of an imported function and its name.
-///
+/// What an object's dynamic section says.
+#[derive(Debug, Default)]
+struct Sections {
+    strings: usize,
+    symbols: usize,
+    plt: Range<usize>,
+    rela: Range<usize>,
+    /// Where its libraries are looked for, as offsets of strings.
+    paths: Vec<usize>,
+}
+
 /// # Safety
 /// The object is relocated and stays mapped.
-unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
+unsafe fn sections(seen: &Seen) -> Sections {
     // glibc has added the base already; other loaders have not.
     let absolute = |value: usize| if value < seen.base { value.wrapping_add(seen.base) } else { value };
-    let (mut strings, mut symbols) = (0, 0);
-    let (mut plt, mut rela) = (0..0, 0..0);
+    let mut found = Sections::default();
     let (mut plt_size, mut rela_size) = (0, 0);
     let mut entry = std::ptr::with_exposed_provenance::<Dynamic>(seen.dynamic);
     loop {
@@ -323,22 +360,68 @@ unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
         let Dynamic { tag, value } = unsafe { entry.read() };
         match tag {
             0 => break,
-            DT_STRTAB => strings = absolute(value),
-            DT_SYMTAB => symbols = absolute(value),
-            DT_JMPREL => plt.start = absolute(value),
+            DT_STRTAB => found.strings = absolute(value),
+            DT_SYMTAB => found.symbols = absolute(value),
+            DT_JMPREL => found.plt.start = absolute(value),
             DT_PLTRELSZ => plt_size = value,
-            DT_RELA => rela.start = absolute(value),
+            DT_RELA => found.rela.start = absolute(value),
             DT_RELASZ => rela_size = value,
+            DT_RPATH | DT_RUNPATH => found.paths.push(value),
             _ => {}
         }
         // SAFETY: as above.
         entry = unsafe { entry.add(1) };
     }
+    found.plt.end = found.plt.start.saturating_add(plt_size);
+    found.rela.end = found.rela.start.saturating_add(rela_size);
+    found
+}
+
+/// # Safety
+/// `offset` is one of a string in the string table of an object that is held.
+unsafe fn string<'a>(strings: usize, offset: usize) -> &'a CStr {
+    // SAFETY: by the caller's promise.
+    unsafe { CStr::from_ptr(std::ptr::with_exposed_provenance::<c_char>(strings).add(offset)) }
+}
+
+/// The directories in which the loaded objects have their libraries looked for (DT_RUNPATH, DT_RPATH).
+pub fn library_directories() -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for seen in list().objects {
+        // The vdso's tables are not relocated; it names no directories.
+        let held = hold(&seen);
+        if matches!(held, Held::Gone) {
+            continue;
+        }
+        let name = if seen.name.is_empty() {
+            std::env::current_exe().unwrap_or_default()
+        } else {
+            PathBuf::from(seen.name.to_string_lossy().into_owned())
+        };
+        let origin = name.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
+        // SAFETY: the object is held.
+        let sections = unsafe { sections(&seen) };
+        for &path in sections.paths.iter().filter(|_| sections.strings != 0) {
+            // SAFETY: an offset from the object's own dynamic section.
+            let path = unsafe { string(sections.strings, path) }.to_string_lossy();
+            let path = path.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
+            directories.extend(path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from));
+        }
+        drop(held);
+    }
+    directories
+}
+
+/// Calls `visit` with the address of each slot of an imported function and its name.
+///
+/// # Safety
+/// The object is relocated and stays mapped.
+unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
+    // SAFETY: by the caller's promise.
+    let Sections { strings, symbols, plt, rela, .. } = unsafe { sections(seen) };
     if strings == 0 || symbols == 0 {
         return;
     }
-    plt.end = plt.start.saturating_add(plt_size);
-    rela.end = rela.start.saturating_add(rela_size);
     for table in [plt, rela] {
         if table.start == 0 {
             continue;
@@ -369,9 +452,7 @@ unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
             // SAFETY: a name is a string of the string table; the slot is an aligned word of the object's data.
             let (name, held) = unsafe {
                 (
-                    CStr::from_ptr(
-                        std::ptr::with_exposed_provenance::<c_char>(strings).add(symbol.st_name as usize),
-                    ),
+                    string(strings, symbol.st_name as usize),
                     (*std::ptr::with_exposed_provenance::<AtomicUsize>(address)).load(Ordering::Relaxed),
                 )
             };

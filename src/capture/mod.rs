@@ -5,23 +5,35 @@
 //! function of its family, which runs it and tells the tracker what has changed.
 #![cfg(not(feature = "model"))]
 
+mod asynchronous;
 mod attributes;
 mod changes;
 mod data;
 mod elf;
+mod fork;
+mod grace;
 mod hook;
+mod ioctl;
+mod loader;
+mod mapping;
 mod names;
 mod place;
+mod process;
 mod size;
+mod stdio;
+mod survey;
+mod syscall;
 mod table;
+mod uring;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::engine::error::{Error, Result};
-use crate::tracker::tracker;
 use elf::Objects;
+use grace::Limit;
+use process::UringState;
 pub use table::intercepted;
 
 /// Held while slots are stored: the pages that they lie on are made writable and read-only again. Nobody calls the
@@ -34,6 +46,8 @@ static ATTACHED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug)]
 pub struct Capture {
     held: Mutex<Objects>,
+    /// The rings that were there when the grace was over.
+    rings: Mutex<Vec<UringState>>,
 }
 
 /// What a look at the slots found and repaired.
@@ -45,6 +59,12 @@ struct Look {
     lost: Option<String>,
 }
 
+impl Look {
+    fn is_quiet(&self) -> bool {
+        self.new == 0 && self.lost.is_none()
+    }
+}
+
 impl Capture {
     /// Intercepts the calls of every loaded object and waits until no call that began before is under way (P15).
     /// The tracker has begun and watches the devices of the sources.
@@ -53,14 +73,36 @@ impl Capture {
     /// `deadline` has passed, naming the thread and its call; `should_stop` said so; the process changes files in
     /// a way that cannot be intercepted, saying what to change.
     pub fn attach(deadline: Duration, should_stop: &dyn Fn() -> bool) -> Result<Capture> {
+        let limit = Limit { start: Instant::now(), deadline, should_stop };
+        fork::watch();
+        elf::choose_dropped();
         for hook in table::HOOKS {
-            hook.forget();
-            hook.resolve(None);
+            hook.resolve();
         }
+        asynchronous::forget_all();
+        mapping::forget_all();
+        uring::set_settled(false);
         ATTACHED.store(true, Ordering::SeqCst);
-        let capture = Capture { held: Mutex::new(Objects::default()) };
-        capture.look()?;
-        let _ = (deadline, should_stop);
+        let capture = Capture { held: Mutex::new(Objects::default()), rings: Mutex::new(Vec::new()) };
+        loop {
+            capture.look()?;
+            let callers = {
+                let objects = capture.objects()?;
+                survey::refuse(&objects)?;
+                objects.callers.clone()
+            };
+            grace::wait_for_threads(&callers, &limit)?;
+            survey::wait_for_rings(&limit)?;
+            // A thread that was binding a slot lazily may have undone ours: then it may have gone by unseen, too.
+            if capture.look()?.is_quiet() {
+                break;
+            }
+        }
+        survey::add_contexts()?;
+        survey::add_mapped()?;
+        survey::add_standard_streams();
+        *capture.rings()? = process::urings()?;
+        uring::set_settled(true);
         Ok(capture)
     }
 
@@ -75,10 +117,13 @@ impl Capture {
             return Err(Error::new(
                 libc::EAGAIN,
                 format!(
-                    "{lost} was no longer intercepted for a while; nothing is wrong with the server: take the backup again"
+                    "calls of {lost} were not intercepted for a while; nothing is wrong with the server: \
+                     take the backup again"
                 ),
             ));
         }
+        survey::add_mapped()?;
+        survey::check_rings(&self.rings()?)?;
         Ok(look.new == 0)
     }
 
@@ -92,14 +137,27 @@ impl Capture {
     /// Takes the hooks out again. Calls may still be inside them: see `Tracker::end`.
     pub fn detach(self) {}
 
-    /// Takes what completion rings tell and returns how many asynchronous writes are still under way.
+    /// Turns what completion rings tell into marks and returns how many asynchronous writes are still under way
+    /// (P14). Allocates nothing and may be called inside the gate.
     pub fn reap(&self) -> u32 {
-        0
+        asynchronous::reap()
+    }
+
+    fn objects(&self) -> Result<MutexGuard<'_, Objects>> {
+        self.held
+            .lock()
+            .map_err(|_| Error::new(libc::EIO, "a thread of the backup has failed: see the error log"))
+    }
+
+    fn rings(&self) -> Result<MutexGuard<'_, Vec<UringState>>> {
+        self.rings
+            .lock()
+            .map_err(|_| Error::new(libc::EIO, "a thread of the backup has failed: see the error log"))
     }
 
     fn look(&self) -> Result<Look> {
         let fresh = Objects::hold()?;
-        let Ok(mut held) = self.held.lock() else { return Ok(Look::default()) };
+        let mut held = self.objects()?;
         let mut look = Look::default();
         for object in &fresh.list {
             let known = held.list.iter().any(|known| known.is(object));
@@ -120,6 +178,11 @@ impl Capture {
     }
 }
 
+/// Intercepts the calls of objects that have just been loaded.
+fn intercept_new() -> Result<()> {
+    intercept(&Objects::hold()?)
+}
+
 /// Stores our addresses into all slots that do not have them.
 fn intercept(objects: &Objects) -> Result<()> {
     let Ok(_storing) = STORING.lock() else { return Ok(()) };
@@ -138,6 +201,7 @@ impl Drop for Capture {
             let _storing = STORING.lock();
             ATTACHED.store(false, Ordering::SeqCst);
         }
+        elf::forget_dropped();
         // All objects anew: an object that was unloaded took its slots along (P16).
         let Ok(objects) = Objects::hold() else { return };
         let storing = STORING.lock();
@@ -146,6 +210,5 @@ impl Drop for Capture {
             let _ = object.store(|slot| slot.is_ours().then(|| slot.hook.real()));
         }
         drop(storing);
-        let _ = tracker();
     }
 }

@@ -54,7 +54,8 @@ impl Opening {
         if !existed || file.size == 0 || self.flags & libc::O_TRUNC != 0 {
             tracker().mark_born(&self.pass, file.key);
         }
-        if !existed || file.size == 0 {
+        // An empty file that was there may have been made by a call that nobody saw.
+        if !existed || self.before.is_some_and(|before| before.size == 0) {
             self.mark_names();
         }
     }

@@ -3,12 +3,15 @@
 //! Each name has a detour of its own that knows the real function of exactly that name. Variadic functions have
 //! detours with all the arguments that they may take: on x86-64 and aarch64 these are passed alike.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use libc::{AT_FDCWD, O_CREAT, O_TRUNC, O_WRONLY, dev_t, gid_t, iovec, mode_t, timespec, timeval, uid_t};
+use libc::{
+    AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, dev_t, gid_t, iovec, mode_t, timespec, timeval, uid_t,
+};
 
-use super::{attributes, data, names, size};
+use super::uring::{self, Ring};
+use super::{asynchronous, attributes, data, ioctl, loader, mapping, names, size, stdio, syscall};
 use crate::tracker::Marks;
 
 /// An intercepted function.
@@ -17,7 +20,21 @@ pub struct Hook {
     /// Its name.
     pub name: &'static CStr,
     detour: *const (),
-    real: &'static AtomicPtr<c_void>,
+    real: &'static Real,
+}
+
+/// A real function.
+#[derive(Debug)]
+struct Real {
+    address: AtomicPtr<c_void>,
+    /// The program sees it too, not only some of its libraries.
+    is_global: AtomicBool,
+}
+
+impl Real {
+    const fn new() -> Self {
+        Real { address: AtomicPtr::new(std::ptr::null_mut()), is_global: AtomicBool::new(false) }
+    }
 }
 
 // SAFETY: the pointer is a function's address.
@@ -31,34 +48,42 @@ impl Hook {
 
     /// The address of the real function; 0: it is not known.
     pub fn real(&self) -> usize {
-        self.real.load(Ordering::Acquire) as usize
+        self.real.address.load(Ordering::Acquire) as usize
     }
 
-    /// Forgets the real function: it may have been unloaded.
-    pub fn forget(&self) {
-        self.real.store(std::ptr::null_mut(), Ordering::Release);
-    }
-
-    /// Looks the real function up, first as the program does, then in the libraries of the object `handle`. False:
-    /// it is not defined.
-    pub fn resolve(&self, handle: Option<*mut c_void>) -> bool {
-        if self.real() != 0 {
-            return true;
-        }
+    /// Looks the real function up as the program does. What was found before stays in force otherwise: calls may
+    /// still be under way.
+    pub fn resolve(&self) {
         let name = self.name.as_ptr();
-        // SAFETY: NUL-terminated names; `handle` is an open one of dlopen.
+        // SAFETY: NUL-terminated names.
         let found = unsafe {
             [
                 libc::dlsym(libc::RTLD_DEFAULT, name),
                 libc::dlsym(libc::RTLD_NEXT, name),
                 // Old names that libc keeps for old programs only.
                 libc::dlvsym(libc::RTLD_DEFAULT, name, OLDEST.as_ptr()),
-                handle.map_or(std::ptr::null_mut(), |handle| libc::dlsym(handle, name)),
             ]
         };
-        let found = found.into_iter().find(|found| !found.is_null() && *found as usize != self.detour());
-        self.real.store(found.unwrap_or(std::ptr::null_mut()), Ordering::Release);
-        found.is_some()
+        let found = found.into_iter().find(|found| !found.is_null());
+        self.real.is_global.store(found.is_some(), Ordering::Release);
+        if let Some(found) = found {
+            self.real.address.store(found, Ordering::Release);
+        }
+    }
+
+    /// Looks a function up that only the libraries of the object `handle` define, or the program itself. False: it
+    /// is not known.
+    pub fn resolve_in(&self, handle: Option<*mut c_void>) -> bool {
+        if self.real.is_global.load(Ordering::Acquire) {
+            return true;
+        }
+        // SAFETY: an open handle of dlopen and a NUL-terminated name.
+        let found =
+            handle.map_or(std::ptr::null_mut(), |handle| unsafe { libc::dlsym(handle, self.name.as_ptr()) });
+        if !found.is_null() {
+            self.real.address.store(found, Ordering::Release);
+        }
+        !found.is_null()
     }
 }
 
@@ -77,8 +102,8 @@ macro_rules! hooks {
     ($([$($name:ident)+] $arguments:tt -> $result:ty { |$call:ident, $real:ident| $body:block })*) => {
         #[allow(non_upper_case_globals)]
         mod real {
-            use super::{AtomicPtr, c_void};
-            $($(pub static $name: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());)+)*
+            use super::Real;
+            $($(pub static $name: Real = Real::new();)+)*
         }
         mod detour {
             use super::*;
@@ -111,7 +136,7 @@ macro_rules! detour {
             let $call: &'static CStr = name!($name);
             let _ = $call;
             let $real = |$($argument: $type),*| -> $result {
-                let address = real::$name.load(Ordering::Relaxed);
+                let address = real::$name.address.load(Ordering::Relaxed);
                 // SAFETY: a slot gets our address only after the real function's has been stored, and that is a
                 // function of this name, hence of this type; its arguments are those of the caller.
                 unsafe {
@@ -364,4 +389,156 @@ hooks! {
     [fremovexattr] (fd: c_int, name: *const c_char) -> c_int {
         |call, real| { attributes::by_fd(call, fd, Marks::XATTRS, || real(fd, name)) }
     }
+
+    // ---- streams and mappings ----
+    [fopen fopen64] (path: *const c_char, mode: *const c_char) -> *mut FILE {
+        |call, real| { stdio::fopen(call, path, mode, || real(path, mode)) }
+    }
+    [fdopen] (fd: c_int, mode: *const c_char) -> *mut FILE {
+        |call, real| { stdio::fdopen(mode, || real(fd, mode)) }
+    }
+    [freopen freopen64] (path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE {
+        |call, real| {
+            if path.is_null() {
+                stdio::fdopen(mode, || real(path, mode, stream))
+            } else {
+                stdio::fopen(call, path, mode, || real(path, mode, stream))
+            }
+        }
+    }
+    [tmpfile tmpfile64] () -> *mut FILE {
+        |call, real| { stdio::tmpfile(call, real) }
+    }
+    [mmap mmap64] (at: *mut c_void, length: usize, protection: c_int, flags: c_int, fd: c_int, offset: i64)
+        -> *mut c_void
+    {
+        |call, real| {
+            mapping::mmap(length, protection, flags, fd, || real(at, length, protection, flags, fd, offset))
+        }
+    }
+    [mprotect] (at: *mut c_void, length: usize, protection: c_int) -> c_int {
+        |call, real| { mapping::mprotect(at as usize, length, protection, || real(at, length, protection)) }
+    }
+    [mremap] (at: *mut c_void, length: usize, new_length: usize, flags: c_int, new: *mut c_void) -> *mut c_void {
+        |call, real| { mapping::mremap(at as usize, length, || real(at, length, new_length, flags, new)) }
+    }
+    [ioctl] (fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+        |call, real| { ioctl::ioctl(call, fd, request, argument, || real(fd, request, argument)) }
+    }
+
+    // ---- asynchronous ----
+    [io_submit] (context: usize, count: c_long, requests: *mut *const c_void) -> c_int {
+        |call, real| {
+            asynchronous::submit(call, context, count, requests, || real(context, count, requests).into()) as c_int
+        }
+    }
+    [io_getevents] (context: usize, least: c_long, most: c_long, events: *mut c_void, timeout: *mut timespec)
+        -> c_int
+    {
+        |call, real| {
+            asynchronous::get_events(call, context, || real(context, least, most, events, timeout).into()) as c_int
+        }
+    }
+    [io_pgetevents] (context: usize, least: c_long, most: c_long, events: *mut c_void, timeout: *mut timespec,
+        signals: *mut libc::sigset_t) -> c_int
+    {
+        |call, real| {
+            asynchronous::get_events(call, context, || {
+                real(context, least, most, events, timeout, signals).into()
+            }) as c_int
+        }
+    }
+    [io_destroy io_queue_release] (context: usize) -> c_int {
+        |call, real| { asynchronous::destroy(call, context, || real(context).into()) as c_int }
+    }
+    [aio_write aio_write64] (request: *mut c_void) -> c_int {
+        |call, real| { asynchronous::posix(|| real(request)) }
+    }
+    [lio_listio lio_listio64] (mode: c_int, list: *const *mut c_void, count: c_int, event: *mut c_void) -> c_int {
+        |call, real| { asynchronous::posix(|| real(mode, list, count, event)) }
+    }
+    [io_uring_submit io_uring_submit_and_get_events] (ring: *mut Ring) -> c_int {
+        |call, real| { uring::submit(call, ring, || real(ring)) }
+    }
+    [io_uring_submit_and_wait] (ring: *mut Ring, count: c_uint) -> c_int {
+        |call, real| { uring::submit_and_wait(call, ring, submit_only(ring), || real(ring, count)) }
+    }
+    [io_uring_submit_and_wait_timeout] (ring: *mut Ring, event: *mut *mut c_void, count: c_uint,
+        timeout: *mut c_void, signals: *mut libc::sigset_t) -> c_int
+    {
+        |call, real| {
+            uring::submit_and_wait(call, ring, submit_only(ring), || real(ring, event, count, timeout, signals))
+        }
+    }
+    [io_uring_submit_and_wait_min_timeout] (ring: *mut Ring, event: *mut *mut c_void, count: c_uint,
+        timeout: *mut c_void, least: c_uint, signals: *mut libc::sigset_t) -> c_int
+    {
+        |call, real| {
+            uring::submit_and_wait(call, ring, submit_only(ring), || {
+                real(ring, event, count, timeout, least, signals)
+            })
+        }
+    }
+    [io_uring_submit_and_wait_reg] (ring: *mut Ring, event: *mut *mut c_void, count: c_uint, index: c_int)
+        -> c_int
+    {
+        |call, real| {
+            uring::submit_and_wait(call, ring, submit_only(ring), || real(ring, event, count, index))
+        }
+    }
+    [io_uring_wait_cqes] (ring: *mut Ring, event: *mut *mut c_void, count: c_uint, timeout: *mut c_void,
+        signals: *mut libc::sigset_t) -> c_int
+    {
+        |call, real| {
+            uring::wait(call, ring, submit_only(ring), || real(ring, event, count, timeout, signals))
+        }
+    }
+    [io_uring_wait_cqe_timeout] (ring: *mut Ring, event: *mut *mut c_void, timeout: *mut c_void) -> c_int {
+        |call, real| { uring::wait(call, ring, submit_only(ring), || real(ring, event, timeout)) }
+    }
+    [io_uring_enter] (fd: c_uint, submits: c_uint, least: c_uint, flags: c_uint, signals: *mut libc::sigset_t)
+        -> c_int
+    {
+        |call, real| { uring::enter(call, submits, || real(fd, submits, least, flags, signals)) }
+    }
+    [io_uring_enter2] (fd: c_uint, submits: c_uint, least: c_uint, flags: c_uint, argument: *mut c_void,
+        size: usize) -> c_int
+    {
+        |call, real| { uring::enter(call, submits, || real(fd, submits, least, flags, argument, size)) }
+    }
+    [io_uring_queue_exit] (ring: *mut Ring) -> () {
+        |call, real| { uring::exit(call, ring, || real(ring)) }
+    }
+    [io_uring_resize_rings] (ring: *mut Ring, parameters: *mut c_void) -> c_int {
+        |call, real| { uring::resize(|| real(ring, parameters)) }
+    }
+
+    // ---- system calls by number, the loader ----
+    [syscall] (number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long {
+        |call, real| {
+            if syscall::is_harmless(number) {
+                real(number, a, b, c, d, e, f)
+            } else {
+                syscall::run(call, number, [a, b, c, d, e, f], |[a, b, c, d, e, f]| real(number, a, b, c, d, e, f))
+            }
+        }
+    }
+    [dlopen] (path: *const c_char, flags: c_int) -> *mut c_void {
+        |call, real| { loader::opened(call, path, |path| real(path, flags)) }
+    }
+    [dlmopen] (namespace: c_long, path: *const c_char, flags: c_int) -> *mut c_void {
+        |call, real| { loader::opened_in(call, namespace, path, |path| real(namespace, path, flags)) }
+    }
+}
+
+/// liburing's own submission on `ring`, for calls that submit and then wait. `None`: it is not known.
+fn submit_only(ring: *mut Ring) -> Option<impl FnOnce() -> c_int> {
+    let address = real::io_uring_submit.address.load(Ordering::Acquire);
+    (!address.is_null()).then_some(move || {
+        // SAFETY: the address of the function of this name, and the caller's ring.
+        unsafe {
+            let function: unsafe extern "C-unwind" fn(*mut Ring) -> c_int = std::mem::transmute(address);
+            function(ring)
+        }
+    })
 }

@@ -29,6 +29,8 @@ pub enum StreamKind {
     Libaio,
     /// An io_uring; its id is the address of liburing's `struct io_uring`.
     IoUring,
+    /// One that is being destroyed: its ring must not be read any more, its requests are still under way.
+    Closing,
 }
 
 /// A write's target, from fstat at submission, and the bytes it may change.
@@ -99,6 +101,8 @@ struct State {
     /// Requests that were in flight before capture began; known for io_uring only.
     older: u32,
     in_flight: u32,
+    /// Those of them that change a file that we look at.
+    writes: u32,
     chains: [u32; CHAINS],
 }
 
@@ -164,6 +168,7 @@ impl InFlight {
                 cursor: 0,
                 older: 0,
                 in_flight: 0,
+                writes: 0,
                 chains: [0; CHAINS],
             }),
         };
@@ -220,7 +225,7 @@ impl InFlight {
                 stream.lock.lock();
                 let (cursor, older) = begin();
                 let mut locked = Locked { all: self, stream };
-                *locked.state() = State { kind, cursor, older, in_flight: 0, chains: [0; CHAINS] };
+                *locked.state() = State { kind, cursor, older, in_flight: 0, writes: 0, chains: [0; CHAINS] };
                 stream.id.store(id, Ordering::SeqCst);
                 Ok(locked)
             }
@@ -304,6 +309,11 @@ impl Locked<'_> {
         self.state().kind
     }
 
+    /// The stream is about to be destroyed (or is not, after all).
+    pub fn set_kind(&mut self, kind: StreamKind) {
+        self.state().kind = kind;
+    }
+
     /// Next completion to look at.
     pub fn cursor(&mut self) -> u32 {
         self.state().cursor
@@ -317,6 +327,11 @@ impl Locked<'_> {
     /// Requests that we saw being submitted and not completing yet.
     pub fn in_flight(&mut self) -> u32 {
         self.state().in_flight
+    }
+
+    /// Those of them that are writes with a target.
+    pub fn writes(&mut self) -> u32 {
+        self.state().writes
     }
 
     /// Requests from before capture that have not completed yet (io_uring; 0 for libaio, where it is not known).
@@ -348,6 +363,7 @@ impl Locked<'_> {
             *head = index;
         }
         state.in_flight += 1;
+        state.writes += u32::from(write.is_some_and(|write| !write.range.is_empty()));
         Ok(())
     }
 
@@ -388,6 +404,7 @@ impl Locked<'_> {
         self.release(index);
         let state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
+        state.writes = state.writes.saturating_sub(u32::from(node.to > node.from));
         if node.to > node.from { Completed::Write(target(&node)) } else { Completed::Other }
     }
 
@@ -419,6 +436,7 @@ impl Locked<'_> {
         let state = self.state();
         state.chains = [0; CHAINS];
         state.in_flight = 0;
+        state.writes = 0;
         self.stream.id.store(0, Ordering::SeqCst);
     }
 }
