@@ -59,9 +59,11 @@ impl Caller for SessionCaller {
         if !self.settings.hold_ddl || self.server.host().has_atomic_ddl() {
             return Ok(());
         }
-        self.state.show("backup: waiting until no DDL runs");
-        let (server, thd) = (self.server, self.thd);
-        let mut poll = || interrupted(server, thd);
+        let (server, thd, state) = (self.server, self.thd, &mut self.state);
+        let mut poll = || {
+            state.show("backup: waiting until no DDL runs");
+            interrupted(server, thd)
+        };
         self.lock = Some(server.hold_ddl(thd, self.settings.lock_timeout, &mut poll)?);
         Ok(())
     }

@@ -266,7 +266,7 @@ impl Session {
             self.query(
                 c"SELECT CONCAT('no statement, so LOCK TABLES or BACKUP LOCK of an idle connection: ', \
                 GROUP_CONCAT(ID ORDER BY ID SEPARATOR ', '), \
-                '; INSTALL SONAME \'metadata_lock_info\' shows which') FROM information_schema.PROCESSLIST \
+                '; INSTALL SONAME ''metadata_lock_info'' shows which') FROM information_schema.PROCESSLIST \
                 WHERE ID <> CONNECTION_ID() AND COMMAND = 'Sleep'",
             )
         };

@@ -1,5 +1,5 @@
 //! The plugin as SQL sees it, on every server: life, metadata, refusals, privileges, what others can do to a running
-//! backup. What a backup contains is proved elsewhere, so these run without capture: they are about the statement.
+//! backup, the DDL lock. What a backup contains is proved elsewhere.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -37,7 +37,7 @@ macro_rules! on_every_server {
     )*};
 }
 
-on_every_server! { life command_line metadata refusals privileges running shutdown }
+on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock }
 
 /// A server that can install the plugin, and a folder for its backups.
 struct Lab {
@@ -54,7 +54,6 @@ impl Lab {
         let options = Options {
             args: args.to_vec(),
             plugins: vec![lab::built::plugin().unwrap()],
-            env: vec![("TOKUDB_BACKUP_TEST_WITHOUT_CAPTURE".into(), "1".into())],
             ..Options::default()
         };
         let mut server = Server::create(name, scratch.path(), options).unwrap();
@@ -552,4 +551,70 @@ fn shutdown(name: &str) {
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(backup.join().unwrap().is_err());
     assert!(dir.join("backup_incomplete").is_file() && !dir.join("backup_manifest").exists());
+}
+
+fn ddl_lock(name: &str) {
+    let (lab, mut conn) = Lab::installed(name);
+    conn.exec("CREATE DATABASE d").unwrap();
+    conn.exec("CREATE TABLE d.t (a INT PRIMARY KEY)").unwrap();
+    let before = conn.value("SELECT @@lock_wait_timeout").unwrap();
+    let mut holder = lab.server.connect().unwrap();
+    holder.exec("LOCK TABLES d.t WRITE").unwrap();
+    if lab.is_mysql_8() {
+        // It recovers from a crash inside DDL: nothing is held off, so nobody is waited for.
+        backs_up(&mut conn, &lab.backup("nothing-held"));
+        assert_eq!(status(&mut conn, "lock_microseconds"), "0");
+        return;
+    }
+
+    // Not got in time: the error names who may hold it, and nothing stays locked.
+    conn.exec("SET tokudb_backup_lock_timeout = 1").unwrap();
+    refused(&mut conn, set_dir(&lab.backup("held")), 1105, libc::ETIMEDOUT, "tokudb_backup_lock_timeout");
+    let [_, named, _] = last(&mut conn);
+    let digits = |c: char| !c.is_ascii_digit();
+    assert!(named.split(digits).any(|number| number == holder.id().to_string()), "{named}");
+    assert_eq!(conn.value("SELECT @@lock_wait_timeout").unwrap(), before);
+    conn.exec("CREATE TABLE d.u (a INT)").unwrap();
+
+    // OFF waits for nobody.
+    conn.exec("SET tokudb_backup_lock = OFF").unwrap();
+    backs_up(&mut conn, &lab.backup("off"));
+    conn.exec("SET tokudb_backup_lock = DEFAULT, tokudb_backup_lock_timeout = DEFAULT").unwrap();
+
+    // A waiting backup is ended by KILL as any other, and has held nothing.
+    let waiting = |dir: PathBuf| {
+        let mut session = lab.server.connect().unwrap();
+        let id = session.id();
+        let thread = std::thread::spawn(move || session.exec(set_dir(&dir)).map(drop));
+        let sql = format!("SELECT STATE FROM information_schema.PROCESSLIST WHERE ID = {id}");
+        let mut looker = lab.server.connect().unwrap();
+        // The server shows its own word while it waits inside.
+        wait_for("the wait for the lock", || {
+            looker
+                .value(&sql)
+                .unwrap()
+                .is_some_and(|s| s.contains("no DDL runs") || s.contains("global read lock"))
+        });
+        (id, thread)
+    };
+    let (id, backup) = waiting(lab.backup("killed"));
+    let begin = Instant::now();
+    conn.exec(format!("KILL QUERY {id}")).unwrap();
+    assert_eq!(backup.join().unwrap().unwrap_err().code, 1317);
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    conn.exec("DROP TABLE d.u").unwrap();
+
+    // Reads go on meanwhile; it goes on itself when the holder lets go.
+    let (_, backup) = waiting(lab.backup("waited"));
+    conn.query("SELECT * FROM mysql.user").unwrap();
+    holder.exec("UNLOCK TABLES").unwrap();
+    backup.join().unwrap().unwrap();
+    assert_ne!(status(&mut conn, "lock_microseconds"), "0");
+
+    // The session's own transaction is not touched.
+    conn.exec("BEGIN").unwrap();
+    conn.exec("INSERT INTO d.t VALUES (1)").unwrap();
+    backs_up(&mut conn, &lab.backup("in-transaction"));
+    conn.exec("ROLLBACK").unwrap();
+    assert_eq!(conn.value("SELECT COUNT(*) FROM d.t").unwrap().as_deref(), Some("0"));
 }
