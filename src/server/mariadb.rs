@@ -8,10 +8,12 @@ use tokudb_backup_abi::common::Thd;
 use super::mysql::SetProcInfo;
 use super::symbols::function;
 use super::{DdlLock, Host, Level, Server, mariadb_sql};
-use crate::engine::error::Result;
+use crate::engine::error::{Error, Result};
 
 /// `privilege_t::SUPER_ACL` (privilege.h: 1 << 15 from 10.5 to 11.8).
 const SUPER_ACL: u64 = 1 << 15;
+/// OPTION_TABLE_LOCK (sql_priv.h: 1 << 21 from 10.5 to 11.8).
+const OPTION_TABLE_LOCK: i64 = 1 << 21;
 
 /// A running MariaDB.
 pub struct MariaDb {
@@ -20,6 +22,7 @@ pub struct MariaDb {
     is_connected: Option<unsafe extern "C" fn(Thd) -> c_int>,
     thread_id: Option<unsafe extern "C" fn(Thd) -> c_ulong>,
     query_id: Option<unsafe extern "C" fn(Thd) -> u64>,
+    test_options: Option<unsafe extern "C" fn(Thd, i64) -> c_int>,
     set_state: Option<SetProcInfo>,
     message: Option<unsafe extern "C" fn(c_uint, *const c_char, u64)>,
     log_error: Option<unsafe extern "C" fn(*const c_char, ...)>,
@@ -39,6 +42,7 @@ impl MariaDb {
                 is_connected: function(&[c"thd_is_connected"]),
                 thread_id: function(&[c"thd_get_thread_id"]),
                 query_id: function(&[c"thd_query_id"]),
+                test_options: function(&[c"thd_test_options"]),
                 set_state: function(&[c"set_thd_proc_info"]),
                 message: function(&[c"my_message"]),
                 log_error: function(&[c"_Z15sql_print_errorPKcz"]),
@@ -107,7 +111,13 @@ impl Server for MariaDb {
         }
     }
 
-    fn hold_ddl(&self, _thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
+    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
+        // SAFETY: `thd` is the calling thread's session.
+        if self.test_options.is_some_and(|test| unsafe { test(thd, OPTION_TABLE_LOCK) } != 0) {
+            // It would wait for itself.
+            let text = "this session holds LOCK TABLES: UNLOCK TABLES first, or SET tokudb_backup_lock=OFF if no DDL runs";
+            return Err(Error::new(libc::EDEADLK, text));
+        }
         mariadb_sql::hold(limit, poll)
     }
 }

@@ -37,7 +37,7 @@ macro_rules! on_every_server {
     )*};
 }
 
-on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock }
+on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded }
 
 /// A server that can install the plugin, and a folder for its backups.
 struct Lab {
@@ -48,11 +48,16 @@ struct Lab {
 
 impl Lab {
     fn new(name: &str, args: &[String]) -> Lab {
+        Lab::preloading(name, args, None)
+    }
+
+    fn preloading(name: &str, args: &[String], preload: Option<PathBuf>) -> Lab {
         let scratch = Scratch::new(&format!("plugin-{name}")).unwrap();
         let backups = scratch.path().join("backups");
         fs::create_dir(&backups).unwrap();
         let options = Options {
             args: args.to_vec(),
+            preload,
             plugins: vec![lab::built::plugin().unwrap()],
             ..Options::default()
         };
@@ -576,6 +581,13 @@ fn ddl_lock(name: &str) {
     assert_eq!(conn.value("SELECT @@lock_wait_timeout").unwrap(), before);
     conn.exec("CREATE TABLE d.u (a INT)").unwrap();
 
+    // The session's own LOCK TABLES is no reason to wait.
+    if lab.is_mariadb() {
+        conn.exec("LOCK TABLES d.u WRITE").unwrap();
+        refused(&mut conn, set_dir(&lab.backup("own")), 1105, libc::EDEADLK, "UNLOCK TABLES");
+        conn.exec("UNLOCK TABLES").unwrap();
+    }
+
     // OFF waits for nobody.
     conn.exec("SET tokudb_backup_lock = OFF").unwrap();
     backs_up(&mut conn, &lab.backup("off"));
@@ -617,4 +629,15 @@ fn ddl_lock(name: &str) {
     backs_up(&mut conn, &lab.backup("in-transaction"));
     conn.exec("ROLLBACK").unwrap();
     assert_eq!(conn.value("SELECT COUNT(*) FROM d.t").unwrap().as_deref(), Some("0"));
+}
+
+fn preloaded(name: &str) {
+    let library = lab::built::hot_backup().unwrap();
+    let lab = Lab::preloading(name, &[], Some(library));
+    let mut conn = lab.server.connect().unwrap();
+    for round in ["first", "second"] {
+        conn.exec(INSTALL).unwrap();
+        backs_up(&mut conn, &lab.backup(round));
+        conn.exec(UNINSTALL).unwrap();
+    }
 }
