@@ -37,7 +37,7 @@ macro_rules! on_every_server {
     )*};
 }
 
-on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded }
+on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded log_directories }
 
 /// A server that can install the plugin, and a folder for its backups.
 struct Lab {
@@ -639,5 +639,43 @@ fn preloaded(name: &str) {
         conn.exec(INSTALL).unwrap();
         backs_up(&mut conn, &lab.backup(round));
         conn.exec(UNINSTALL).unwrap();
+    }
+}
+
+fn log_directories(name: &str) {
+    let logs = Scratch::new(&format!("logs-{name}")).unwrap();
+    let outside = |file: &str| logs.path().join(file).display().to_string();
+    let mut lab = Lab::new(name, &["--server-id=1".into(), format!("--log-bin={}", outside("bl"))]);
+    let mut conn = lab.server.connect().unwrap();
+    conn.exec(INSTALL).unwrap();
+    conn.exec("FLUSH LOGS").unwrap();
+    let dir = lab.backup("two-sources");
+    backs_up(&mut conn, &dir);
+    for file in ["bl.000001", "bl.000002", "bl.index"] {
+        assert!(dir.join("mysql_log_bin").join(file).is_file(), "{file}");
+    }
+    let size = fs::metadata(logs.path().join("bl.000002")).unwrap().len();
+    let manifest = fs::read_to_string(dir.join("backup_manifest")).unwrap();
+    let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}}}");
+    assert!(manifest.contains(&binlog), "{binlog} is not in {manifest}");
+    refused(&mut conn, set_dir(&logs.path().join("inside")), 1105, libc::EINVAL, "inside");
+
+    // What is no source of its own is refused by the name of its variable.
+    let (engine, option) = match name {
+        "mysql-5.6.24" => ("innodb_log_group_home_dir", "--innodb-log-group-home-dir"),
+        "mysql-9.7" => ("innodb_doublewrite_dir", "--innodb-doublewrite-dir"),
+        _ => ("aria_log_dir_path", "--aria-log-dir-path"),
+    };
+    for (variable, option) in [
+        ("log_bin_index", format!("--log-bin-index={}", outside("index"))),
+        ("relay_log", format!("--relay-log={}", outside("rl"))),
+        (engine, format!("{option}={}", logs.path().display())),
+    ] {
+        lab.server.stop().unwrap();
+        lab.server.options.args = vec!["--server-id=1".into(), "--log-bin=bl".into(), option];
+        lab.server.start().unwrap();
+        let mut conn = lab.server.connect().unwrap();
+        refused(&mut conn, set_dir(&lab.backup("never")), 1105, libc::EINVAL, variable);
+        assert!(!lab.backup("never").exists());
     }
 }
