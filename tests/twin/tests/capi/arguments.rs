@@ -19,12 +19,16 @@ fn raw(sources: Option<&[Option<&str>]>, images: Option<&[Option<&str>]>, count:
         list.push((number, text.to_string_lossy().into_owned()));
     }
     let strings = |list: Option<&[Option<&str>]>| {
-        list.map(|list| list.iter().map(|path| path.map(|path| CString::new(path).unwrap())).collect::<Vec<_>>())
+        list.map(|list| {
+            list.iter().map(|path| path.map(|path| CString::new(path).unwrap())).collect::<Vec<_>>()
+        })
     };
     let (sources, images) = (strings(sources), strings(images));
     let pointers = |list: &Option<Vec<Option<CString>>>| {
         list.as_ref().map(|list| {
-            list.iter().map(|path| path.as_ref().map_or(ptr::null(), |path| path.as_ptr())).collect::<Vec<_>>()
+            list.iter()
+                .map(|path| path.as_ref().map_or(ptr::null(), |path| path.as_ptr()))
+                .collect::<Vec<_>>()
         })
     };
     let (source_pointers, image_pointers) = (pointers(&sources), pointers(&images));
@@ -117,7 +121,12 @@ fn what_does_not_exist() {
     fs::create_dir(&image2).unwrap();
     refused(&scene, &[(&source, &image), (&nowhere, &image2)], ENOENT, &["source directory", "no where"]);
     refused(&scene, &[(&nowhere, &image), (&source2, &image2)], ENOENT, &["source directory", "no where"]);
-    refused(&scene, &[(&source, &image), (&source2, &nowhere)], ENOENT, &["destination directory", "no where"]);
+    refused(
+        &scene,
+        &[(&source, &image), (&source2, &nowhere)],
+        ENOENT,
+        &["destination directory", "no where"],
+    );
     let long = scene.base.join("x".repeat(5000));
     refused(&scene, &[(&source, &long)], libc::ENAMETOOLONG, &["destination directory"]);
 }

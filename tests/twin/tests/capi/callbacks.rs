@@ -175,8 +175,11 @@ fn nothing_is_held_while_a_callback_runs() {
                 answer.send(()).unwrap();
             }
         });
-        let count = Cell::new(0);
+        let (count, over) = (Cell::new(0), Cell::new(false));
         let write = || {
+            if over.get() {
+                return;
+            }
             count.set(count.get() + 1);
             ask.send(count.get()).unwrap();
             answered.recv_timeout(Duration::from_secs(20)).expect("a writer waits for the callback");
@@ -192,7 +195,11 @@ fn nothing_is_held_while_a_callback_runs() {
                     write();
                     false
                 }),
-                before_stop: Some(&mut || write()),
+                // What is written after it may be after the instant.
+                before_stop: Some(&mut || {
+                    write();
+                    over.set(true);
+                }),
                 after_stop: None,
             },
         )

@@ -64,8 +64,11 @@ fn copies_inside_the_kernel() {
         done(unsafe { libc::pipe(pipe.as_mut_ptr()) });
         assert_eq!(sys::write(pipe[1], [6u8; 3000].as_ptr().cast(), 3000), 3000);
         assert_eq!(sys::splice(pipe[0], None, fd(spliced), Some(&mut 70_000), 3000, 0), 3000);
-        pipe.map(sys::close);
-        assert_eq!(sys::copy_file_range(fd(&from), Some(&mut 0), fd(copied), Some(&mut 60_000), 40_000, 0), 40_000);
+        assert_eq!(pipe.map(sys::close), [0, 0]);
+        assert_eq!(
+            sys::copy_file_range(fd(&from), Some(&mut 0), fd(copied), Some(&mut 60_000), 40_000, 0),
+            40_000
+        );
         let moved = sys::copy_file_range(fd(&from), Some(&mut 0), fd(at_position), None, 10_000, 0);
         assert_eq!(moved, 10_000);
     });
@@ -161,7 +164,8 @@ fn holes_stay_holes() {
         File::create(scene.at("new")).unwrap().set_len(100 << 20).unwrap();
     });
     for name in ["sparse", "dense", "new"] {
-        let (there, copy) = (fs::metadata(scene.at(name)).unwrap(), scene.image().join(name).metadata().unwrap());
+        let (there, copy) =
+            (fs::metadata(scene.at(name)).unwrap(), scene.image().join(name).metadata().unwrap());
         assert!(copy.blocks() <= there.blocks() + 256, "{name}: {} and {}", there.blocks(), copy.blocks());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::fs::FileExt;
 
 use twin::sys;
@@ -58,14 +58,12 @@ fn numbers_used_again() {
     }
     let path = |number: u32| scene.at(&format!("file{number}"));
     scene.hot(|| {
-        let files: Vec<File> = (0..4).map(|number| open(&path(number))).collect();
+        let numbers: Vec<i32> = (0..4).map(|number| open(&path(number)).into_raw_fd()).collect();
         let mut pipe = [0; 2];
         // SAFETY: an array of two.
         done(unsafe { libc::pipe(pipe.as_mut_ptr()) });
-        let numbers: Vec<i32> = files.iter().map(File::as_raw_fd).collect();
         // Closed in one go, and over it by dup2: neither goes through close().
-        let first = std::mem::ManuallyDrop::new(files);
-        // SAFETY: descriptors that are not used as files any more.
+        // SAFETY: descriptors of this test.
         unsafe {
             done(libc::dup2(pipe[1], numbers[0]));
             done(libc::syscall(libc::SYS_close_range, numbers[1], numbers[1], 0));
@@ -74,7 +72,6 @@ fn numbers_used_again() {
         for number in &numbers[..2] {
             assert_eq!(sys::write(*number, b"to the pipe".as_ptr().cast(), 11), 11);
         }
-        drop(first);
         for number in numbers.into_iter().chain(pipe) {
             sys::close(number);
         }

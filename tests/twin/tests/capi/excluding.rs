@@ -20,7 +20,8 @@ fn files_and_directories() {
     }
     let (skipped, kept) = (open(&scene.at("d/skip")), open(&scene.at("z/skip")));
     let asked = RefCell::new(BTreeSet::new());
-    let is_left_out = |name: &Path| name == Path::new("skip") || name.starts_with("skipped") || name == Path::new("d/skip");
+    let is_left_out =
+        |name: &Path| name == Path::new("skip") || name.starts_with("skipped") || name == Path::new("d/skip");
     run(
         &[(&scene.source(), &scene.image())],
         &mut Given {

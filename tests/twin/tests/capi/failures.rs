@@ -113,7 +113,8 @@ fn mount_small(at: &Path) {
 #[test]
 fn few_descriptors_left() {
     let scene = Scene::new();
-    let files: Vec<File> = (0..300).map(|number| open(&scene.file(&format!("f{number}"), b"content"))).collect();
+    let files: Vec<File> =
+        (0..300).map(|number| open(&scene.file(&format!("f{number}"), b"content"))).collect();
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a place for a limit.
     done(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) });

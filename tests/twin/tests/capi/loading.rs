@@ -24,7 +24,10 @@ fn run(command: &mut Command) -> Output {
 fn compile(compiler: &str, source: &str, arguments: &[&str]) {
     let mut command = Command::new(compiler);
     command.arg("-I").arg(root().join("include"));
-    run(command.arg(root().join("tests/twin/tests/c").join(source)).args(arguments).args(["-Wall", "-Wextra", "-Werror"]));
+    run(command
+        .arg(root().join("tests/twin/tests/c").join(source))
+        .args(arguments)
+        .args(["-Wall", "-Wextra", "-Werror"]));
 }
 
 /// Runs the program in this way, and says what a process of its own must not.

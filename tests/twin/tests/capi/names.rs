@@ -47,7 +47,13 @@ fn renames_of_files() {
         fs::rename(scene.at("y"), scene.at("x")).unwrap();
         fs::rename(scene.at("z"), scene.at("y")).unwrap();
         fs::rename(scene.at("spare"), scene.at("z")).unwrap();
-        done(sys::renameat2(libc::AT_FDCWD, &scene.c("x"), libc::AT_FDCWD, &scene.c("a2"), libc::RENAME_EXCHANGE));
+        done(sys::renameat2(
+            libc::AT_FDCWD,
+            &scene.c("x"),
+            libc::AT_FDCWD,
+            &scene.c("a2"),
+            libc::RENAME_EXCHANGE,
+        ));
     });
     assert_eq!(scene.copy("d/over"), b"B");
     assert_eq!(scene.copy("d/came"), b"comes");
@@ -70,17 +76,16 @@ fn renamed_before_it_was_copied() {
             renamed = true;
             fs::create_dir(scene.at("e")).unwrap();
             for number in 0..20 {
-                fs::rename(scene.at(&format!("d/file{number}")), scene.at(&format!("e/moved{number}"))).unwrap();
+                fs::rename(scene.at(&format!("d/file{number}")), scene.at(&format!("e/moved{number}")))
+                    .unwrap();
             }
             fs::rename(scene.at("e"), scene.at("f")).unwrap();
             library().throttle(u64::MAX);
         }
         0
     };
-    let outcome = run(
-        &[(&scene.source(), &scene.image())],
-        &mut Given { poll: Some(&mut poll), ..Given::default() },
-    );
+    let outcome =
+        run(&[(&scene.source(), &scene.image())], &mut Given { poll: Some(&mut poll), ..Given::default() });
     library().throttle(u64::MAX);
     outcome.ok();
     assert!(renamed);
@@ -189,7 +194,10 @@ fn inode_numbers_that_come_back() {
     scene.hot(|| {
         for number in 0..200 {
             fs::remove_file(scene.at("a")).unwrap();
-            File::create(scene.at("a")).unwrap().write_all_at(format!("number {number}").as_bytes(), 7000).unwrap();
+            File::create(scene.at("a"))
+                .unwrap()
+                .write_all_at(format!("number {number}").as_bytes(), 7000)
+                .unwrap();
         }
     });
     assert!(scene.copy("a").ends_with(b"number 199"));

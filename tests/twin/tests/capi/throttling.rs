@@ -32,13 +32,13 @@ fn paused_and_let_go() {
         &[(&scene.source(), &scene.image())],
         &mut Given {
             poll: Some(&mut |progress, text| {
-                if text != "Preparing backup" {
+                if text != "Preparing backup" && paused < 5 {
                     paused += 1;
                     assert!(progress < 1.0, "{text}");
                     scene.file("file", &[paused as u8; 200_000]);
-                }
-                if paused == 5 {
-                    std::thread::spawn(|| library().throttle(u64::MAX)).join().unwrap();
+                    if paused == 5 {
+                        std::thread::spawn(|| library().throttle(u64::MAX)).join().unwrap();
+                    }
                 }
                 0
             }),
