@@ -75,6 +75,18 @@ impl Callbacks {
         self.aborted
     }
 
+    /// Calls `poll`, unless it has ended the backup already.
+    fn tell(&mut self, snapshot: &Snapshot) {
+        let (None, Some(poll)) = (self.aborted, self.poll.function) else { return };
+        self.progress = self.progress.max(part_done(snapshot));
+        let text = c_string(&describe(snapshot, &self.sources, THROTTLE.is_paused()));
+        // SAFETY: the caller's function, with a string that lives as long as the call.
+        let value = unsafe { poll(self.progress, text.as_ptr(), self.poll.extra) };
+        if value != 0 {
+            self.aborted = Some(value);
+        }
+    }
+
     /// The backup is over: both functions of the end of capture are called, once each and in this order.
     pub fn ended(&mut self) {
         self.before_stop_capture();
@@ -84,15 +96,12 @@ impl Callbacks {
 
 impl Caller for Callbacks {
     fn poll(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.begun = true;
-        if let (None, Some(poll)) = (self.aborted, self.poll.function) {
-            self.progress = self.progress.max(part_done(snapshot));
-            let text = c_string(&describe(snapshot, &self.sources, THROTTLE.is_paused()));
-            // SAFETY: the caller's function, with a string that lives as long as the call.
-            let value = unsafe { poll(self.progress, text.as_ptr(), self.poll.extra) };
-            if value != 0 {
-                self.aborted = Some(value);
-            }
+        if !std::mem::replace(&mut self.begun, true) {
+            // Preparing may be over before anybody looks; programs begin at 0 with this all the same.
+            self.tell(&Snapshot { phase: Phase::Preparing, ..Snapshot::default() });
+        }
+        if snapshot.phase != Phase::Preparing {
+            self.tell(snapshot);
         }
         match self.aborted {
             None => Ok(()),
@@ -146,7 +155,9 @@ fn c_string(text: &[u8]) -> CString {
 
 /// 0 to 1: bytes of the first copying done. What comes after it counts as nothing more.
 fn part_done(snapshot: &Snapshot) -> f32 {
-    if matches!(snapshot.phase, Phase::Idle | Phase::Preparing) {
+    // While it is not known yet what there is to copy, none of it is done.
+    let unknown = snapshot.phase == Phase::Copying && snapshot.bytes_total == 0;
+    if unknown || matches!(snapshot.phase, Phase::Idle | Phase::Preparing) {
         return 0.0;
     }
     let done = snapshot.bytes_done.saturating_add(1) as f64;
@@ -254,6 +265,7 @@ mod tests {
     #[test]
     fn progress_stays_between_0_and_1() {
         assert_eq!(part_done(&snapshot(Phase::Preparing, None)), 0.0);
+        assert_eq!(part_done(&Snapshot { phase: Phase::Copying, ..Snapshot::default() }), 0.0);
         let mut more = snapshot(Phase::Converging, None);
         assert!(part_done(&more) > 0.0 && part_done(&more) < 0.02);
         more.bytes_done = 5000;

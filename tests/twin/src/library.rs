@@ -118,26 +118,39 @@ impl Library {
         let images: Vec<CString> = directories.iter().map(|(_, image)| c_string(image)).collect();
         let source_pointers: Vec<*const c_char> = sources.iter().map(|path| path.as_ptr()).collect();
         let image_pointers: Vec<*const c_char> = images.iter().map(|path| path.as_ptr()).collect();
-        let extra = std::ptr::from_mut(&mut callbacks).cast::<c_void>();
-        // SAFETY: arrays of as many C strings as told; functions that take the callbacks as their extra, on this
-        // thread, one at a time, while they live.
-        unsafe {
+        let mut given = Given { callbacks: &mut callbacks, panicked: None };
+        let has = [
+            given.callbacks.poll.is_some(),
+            given.callbacks.error.is_some(),
+            given.callbacks.exclude.is_some(),
+            given.callbacks.before_stop.is_some(),
+            given.callbacks.after_stop.is_some(),
+        ];
+        let extra = std::ptr::from_mut(&mut given).cast::<c_void>();
+        // SAFETY: arrays of as many C strings as told; functions that take `given` as their extra, on this thread, one
+        // at a time, while it lives.
+        let value = unsafe {
             (self.create_backup)(
                 source_pointers.as_ptr(),
                 image_pointers.as_ptr(),
                 directories.len() as c_int,
-                (*extra.cast::<Callbacks>()).poll.as_ref().map(|_| poll as Poll),
+                has[0].then_some(poll as Poll),
                 extra,
-                (*extra.cast::<Callbacks>()).error.as_ref().map(|_| error as Failed),
+                has[1].then_some(error as Failed),
                 extra,
-                (*extra.cast::<Callbacks>()).exclude.as_ref().map(|_| exclude as Exclude),
+                has[2].then_some(exclude as Exclude),
                 extra,
-                (*extra.cast::<Callbacks>()).before_stop.as_ref().map(|_| before_stop as Stop),
+                has[3].then_some(before_stop as Stop),
                 extra,
-                (*extra.cast::<Callbacks>()).after_stop.as_ref().map(|_| after_stop as Stop),
+                has[4].then_some(after_stop as Stop),
                 extra,
             )
+        };
+        // What must not get through C goes on here.
+        if let Some(panic) = given.panicked.take() {
+            std::panic::resume_unwind(panic);
         }
+        value
     }
 }
 
@@ -156,44 +169,58 @@ fn loader_error() -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// What all callbacks are given.
+struct Given<'a, 'b> {
+    callbacks: &'a mut Callbacks<'b>,
+    panicked: Option<Box<dyn std::any::Any + Send>>,
+}
+
+/// Runs `body` with the callbacks; -1 when it panics, which is kept for later.
+///
 /// # Safety
 /// `extra` is what [`Library::backup`] gave.
-unsafe fn callbacks<'a, 'b>(extra: *mut c_void) -> &'a mut Callbacks<'b> {
+unsafe fn caught(extra: *mut c_void, body: impl FnOnce(&mut Callbacks<'_>) -> c_int) -> c_int {
     // SAFETY: what the caller promised; callbacks come one at a time.
-    unsafe { &mut *extra.cast() }
+    let given = unsafe { &mut *extra.cast::<Given<'_, '_>>() };
+    let callbacks = &mut *given.callbacks;
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(callbacks))).unwrap_or_else(|panic| {
+        given.panicked.get_or_insert(panic);
+        -1
+    })
 }
 
 unsafe extern "C" fn poll(progress: f32, text: *const c_char, extra: *mut c_void) -> c_int {
-    // SAFETY: called by the library with the extra that it was given and a C string.
-    let (callbacks, text) = unsafe { (callbacks(extra), CStr::from_ptr(text)) };
-    callbacks.poll.as_mut().map_or(0, |poll| poll(progress, text))
+    // SAFETY: called by the library with a C string.
+    let text = unsafe { CStr::from_ptr(text) };
+    // SAFETY: called by the library with the extra that it was given.
+    unsafe { caught(extra, |callbacks| callbacks.poll.as_mut().map_or(0, |poll| poll(progress, text))) }
 }
 
 unsafe extern "C" fn error(number: c_int, text: *const c_char, extra: *mut c_void) {
     // SAFETY: as in `poll`.
-    let (callbacks, text) = unsafe { (callbacks(extra), CStr::from_ptr(text)) };
-    if let Some(error) = callbacks.error.as_mut() {
-        error(number, text);
-    }
+    let text = unsafe { CStr::from_ptr(text) };
+    let tell = |callbacks: &mut Callbacks<'_>| callbacks.error.as_mut().map(|error| error(number, text));
+    // SAFETY: as in `poll`.
+    unsafe { caught(extra, |callbacks| tell(callbacks).map_or(0, |()| 0)) };
 }
 
 unsafe extern "C" fn exclude(path: *const c_char, extra: *mut c_void) -> c_int {
     // SAFETY: as in `poll`.
-    let (callbacks, path) = unsafe { (callbacks(extra), CStr::from_ptr(path)) };
+    let path = unsafe { CStr::from_ptr(path) };
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
-    callbacks.exclude.as_mut().map_or(0, |exclude| c_int::from(exclude(path)))
+    let ask = |callbacks: &mut Callbacks<'_>| callbacks.exclude.as_mut().map(|exclude| exclude(path));
+    // SAFETY: as in `poll`.
+    unsafe { caught(extra, |callbacks| ask(callbacks).map_or(0, c_int::from)) }
 }
 
 unsafe extern "C" fn before_stop(extra: *mut c_void) {
+    let run = |callbacks: &mut Callbacks<'_>| callbacks.before_stop.as_mut().map(|function| function());
     // SAFETY: as in `poll`.
-    if let Some(function) = unsafe { callbacks(extra) }.before_stop.as_mut() {
-        function();
-    }
+    unsafe { caught(extra, |callbacks| run(callbacks).map_or(0, |()| 0)) };
 }
 
 unsafe extern "C" fn after_stop(extra: *mut c_void) {
+    let run = |callbacks: &mut Callbacks<'_>| callbacks.after_stop.as_mut().map(|function| function());
     // SAFETY: as in `poll`.
-    if let Some(function) = unsafe { callbacks(extra) }.after_stop.as_mut() {
-        function();
-    }
+    unsafe { caught(extra, |callbacks| run(callbacks).map_or(0, |()| 0)) };
 }

@@ -136,6 +136,11 @@ impl<'a> Worker<'a> {
         if rng.one_in(10) && !self.shared.descriptors.is_empty() {
             return Ok(Held { fd: *rng.pick(&self.shared.descriptors), direct: false });
         }
+        self.private(rng)
+    }
+
+    /// One of the open files that only this thread has.
+    pub fn private(&mut self, rng: &mut Rng) -> Result<Held, c_int> {
         let slot = *rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
         if let Some(held) = self.held[slot] {
             return Ok(held);

@@ -43,7 +43,9 @@ pub const OPERATIONS: &[Operation] = &[
         Ok(())
     }),
     op("fcntl (O_APPEND)", 2, |w, r| {
-        let held = w.file(r)?;
+        // Where a write goes that runs while this changes, nobody can tell: only a file of this thread, at rest.
+        let held = w.private(r)?;
+        w.settle();
         // SAFETY: a descriptor number and flags.
         let flags = check(unsafe { libc::fcntl(held.fd, libc::F_GETFL) })?;
         // SAFETY: a descriptor number and flags.
