@@ -68,18 +68,30 @@ pub fn wait_for_rings(limit: &Limit<'_>) -> Result<()> {
 /// Looks for rings on which requests were taken that nobody saw being submitted. `known`: the rings that were there
 /// when capture began.
 pub fn check_rings(known: &[UringState]) -> Result<()> {
-    for ring in process::urings()? {
+    // A ring that is just being destroyed is forgotten a moment before its descriptor is closed.
+    for _ in 0..20 {
+        if suspect(known)?.is_none() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    match suspect(known)? {
+        None => Ok(()),
+        Some(fd) => Err(unseen(&format!(
+            "requests are submitted to an io_uring (descriptor {fd}) in a way that cannot be intercepted"
+        ))),
+    }
+}
+
+/// The descriptor of a ring on which requests were taken that nobody saw being submitted.
+fn suspect(known: &[UringState]) -> Result<Option<i32>> {
+    let found = process::urings()?.into_iter().find(|ring| {
         let before =
             known.iter().find(|known| known.fd == ring.fd).and_then(|known| known.taken).unwrap_or(0);
         let moved = ring.taken.is_some_and(|taken| taken != 0 && taken != before);
-        if ring.has_thread || moved && older_on(ring.fd).is_none() {
-            return Err(unseen(&format!(
-                "requests are submitted to an io_uring (descriptor {}) in a way that cannot be intercepted",
-                ring.fd
-            )));
-        }
-    }
-    Ok(())
+        ring.has_thread || moved && older_on(ring.fd).is_none()
+    });
+    Ok(found.map(|ring| ring.fd))
 }
 
 /// Makes the libaio contexts known that exist.

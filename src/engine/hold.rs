@@ -115,6 +115,7 @@ pub struct Arena {
     pub names: Vec<HeldName>,
     queue: Vec<&'static Entry>,
     taken: Vec<(&'static Entry, Range<u64>, Marks)>,
+    all_names: bool,
     path: Vec<u8>,
 }
 
@@ -133,6 +134,8 @@ pub struct Held {
 pub trait Watcher {
     /// Turns finished asynchronous requests into marks; returns how many writes are in flight still.
     fn reap(&self) -> u32;
+    /// Puts hooks into what was loaded since, and checks those that are there (P15). Not inside the gate.
+    fn renew(&self) -> super::error::Result<()>;
     /// Whether every hook is in place and nothing was loaded since.
     fn is_intact(&self) -> bool;
 }
@@ -162,6 +165,7 @@ impl Arena {
             names: Vec::with_capacity(LIST),
             queue: Vec::with_capacity(LIST),
             taken: Vec::with_capacity(LIST * 4),
+            all_names: false,
             path: Vec::with_capacity(libc::PATH_MAX as usize * 2),
         }
     }
@@ -174,6 +178,7 @@ impl Arena {
         self.names.clear();
         self.queue.clear();
         self.taken.clear();
+        self.all_names = false;
     }
 }
 
@@ -197,10 +202,7 @@ pub struct Reading {
 
 impl Reading {
     /// Ends capture: this is T. On a miss, as [`Hold::read`].
-    pub fn end_capture(self, arena: &mut Arena, watcher: &dyn Watcher) -> Attempt<Held> {
-        if !watcher.is_intact() {
-            return Err(self.give_up(arena, Missed::Hooks));
-        }
+    pub fn end_capture(self, arena: &mut Arena) -> Attempt<Held> {
         let instant = std::time::SystemTime::now();
         if !self.tracker.gate().turn_off(self.closure) {
             return Err(self.give_up(arena, Missed::Late));
@@ -214,6 +216,7 @@ impl Reading {
 
     fn give_up(self, arena: &mut Arena, missed: Missed) -> Missed {
         let _ = self.tracker.gate().reopen(self.closure);
+        self.tracker.put_back_wide(std::mem::take(&mut arena.all_names), false);
         for (entry, range, marks) in arena.taken.drain(..) {
             self.tracker.put_back(entry, Some(range), marks);
         }
@@ -248,7 +251,8 @@ impl Hold<'_> {
         let Some(closure) = self.tracker.gate().close(self.bound) else { return Err(Missed::Busy) };
         let reading = Reading { tracker: self.tracker, closure, started };
         match self.read_rest(arena, watcher, closure, started) {
-            Ok(()) => Ok(reading),
+            Ok(()) if watcher.is_intact() => Ok(reading),
+            Ok(()) => Err(reading.give_up(arena, Missed::Hooks)),
             Err(missed) => Err(reading.give_up(arena, missed)),
         }
     }
@@ -269,12 +273,12 @@ impl Hold<'_> {
         }
         // Those inside have left, so nothing is submitted any more (P12): what is in flight only gets less (P14).
         while watcher.reap() != 0 {
-            if started.elapsed() >= self.bound.mul_f32(0.6) {
+            if started.elapsed() >= self.bound.mul_f32(0.7) {
                 return Err(Missed::InFlight);
             }
             std::thread::yield_now();
         }
-        if self.tracker.has_wide_marks() {
+        if self.tracker.has_everything() {
             return Err(Missed::TooMuch);
         }
         let mut overflow = false;
@@ -292,6 +296,15 @@ impl Hold<'_> {
             {
                 self.check_time(closure)?;
                 self.list(arena, entry)?;
+            }
+        }
+        if self.tracker.take_all_names() {
+            arena.all_names = true;
+            for (key, directory) in &self.state.tree.directories {
+                if !arena.directories.iter().any(|held| held.key == *key) {
+                    self.check_time(closure)?;
+                    self.list(arena, directory.entry)?;
+                }
             }
         }
         for index in 0..arena.queue.len() {

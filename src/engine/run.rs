@@ -23,10 +23,13 @@ use crate::tracker::{Key, Tracker, Unseen};
 
 /// The gate is tried when a pass has copied no more than this: a quarter of what is read inside at most (P19).
 const SMALL: u64 = 8 << 20;
-/// Somebody inside for longer than this: the gate is not closed (P20).
+/// Somebody inside for longer than this: the gate is not closed (P20). At first; where calls take longer as a rule
+/// (a slow disk), it grows with each try.
 const LONG_CALL: Duration = Duration::from_millis(5);
-/// Those inside get this long to leave.
+/// Those inside get this long to leave, at first.
 const DRAIN: Duration = Duration::from_millis(10);
+/// The part of the gate's bound that those inside may take at most; the rest is for reading.
+const DRAIN_PART: f32 = 0.6;
 /// The gate must be passed within this time once it is tried first.
 const GATE_PATIENCE: Duration = Duration::from_secs(60);
 /// So many files are looked at again right before each try of the gate, which takes some 20 ms; in larger trees only
@@ -284,20 +287,32 @@ impl<'a> Engine<'a> {
         let mut arena = Arena::reserve();
         let give_up = Instant::now() + GATE_PATIENCE;
         let mut pause = Duration::from_millis(50);
+        let (mut long_call, mut drain) = (LONG_CALL, DRAIN);
         loop {
             self.control.check()?;
-            let missed = match self.attempt(&mut arena, watcher)? {
-                Ok(held) => return Ok((held, arena)),
-                Err(missed) => missed,
+            let missed = if self.somebody_stays_inside(long_call) {
+                long_call = (long_call * 5 / 4).min(self.longest_drain());
+                None
+            } else {
+                match self.attempt(&mut arena, watcher, drain)? {
+                    Ok(held) => return Ok((held, arena)),
+                    Err(missed) => Some(missed),
+                }
             };
             if Instant::now() > give_up {
-                return Err(self.never_passed(missed));
+                return Err(self.never_passed(missed.unwrap_or(Missed::Busy)));
             }
-            if matches!(missed, Missed::Busy | Missed::InFlight | Missed::Late) {
+            // The server has waited for nothing: not again at once.
+            if matches!(missed, Some(Missed::Busy | Missed::InFlight | Missed::Late)) {
+                drain = (drain * 3 / 2).min(self.longest_drain());
                 self.sleep(pause)?;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
         }
+    }
+
+    fn longest_drain(&self) -> Duration {
+        self.request.gate_timeout.mul_f32(DRAIN_PART)
     }
 
     fn sleep(&self, time: Duration) -> Result<()> {
@@ -318,7 +333,19 @@ impl<'a> Engine<'a> {
                     format!("reading the source inside the gate failed: {}", super::error::describe(errno)),
                 );
             }
-            Missed::Busy => return stuck(inside.first().copied()),
+            Missed::Busy => {
+                let who = inside.first().map_or(String::new(), |inside| {
+                    format!(" (now thread {} in {}())", inside.tid, inside.call.to_string_lossy())
+                });
+                return Error::new(
+                    libc::ETIMEDOUT,
+                    format!(
+                        "no instant was found to end the backup within {} s: there was always a call under way that \
+                         took long{who}; set tokudb_backup_gate_timeout higher or try again at a quieter time",
+                        GATE_PATIENCE.as_secs()
+                    ),
+                );
+            }
             Missed::InFlight => "asynchronous writes were always in flight",
             Missed::TooMuch => "too much changed between the last pass and the gate",
             Missed::Names => "directories changed between the last pass and the gate",
@@ -339,14 +366,9 @@ impl<'a> Engine<'a> {
         &mut self,
         arena: &mut Arena,
         watcher: &dyn Watcher,
+        drain: Duration,
     ) -> Result<std::result::Result<Held, Missed>> {
-        let inside = self.tracker.gate().slots().inside();
-        if !inside.is_empty() {
-            std::thread::sleep(LONG_CALL);
-            if inside.iter().any(|seen| self.tracker.gate().slots().is_still_inside(seen)) {
-                return Ok(Err(Missed::Busy));
-            }
-        }
+        watcher.renew()?;
         watcher.reap();
         self.refuse_unseen()?;
         self.mark_unseen();
@@ -359,12 +381,16 @@ impl<'a> Engine<'a> {
         }
         self.settle()?;
         self.check_fault()?;
+        // Names once more: inside the gate only those of an instant are left. The files are read in there.
+        for file in self.state.run()? {
+            self.tracker.put_back(file.entry, None, crate::tracker::Marks::empty());
+        }
         let hold = Hold {
             tracker: self.tracker,
             state: &self.state,
             foreign: &self.foreign,
             bound: finish::gate_bound(self.request.gate_timeout),
-            drain: DRAIN.min(self.request.gate_timeout),
+            drain: drain.min(self.longest_drain()),
         };
         let reading = match hold.read(arena, watcher) {
             Ok(reading) => reading,
@@ -373,7 +399,7 @@ impl<'a> Engine<'a> {
         if finish::compares() {
             self.report.files = finish::compare_in_gate(&mut self.state, arena, self.workers)?.files;
         }
-        let held = reading.end_capture(arena, watcher);
+        let held = reading.end_capture(arena);
         self.check_fault()?;
         Ok(held)
     }
@@ -389,6 +415,17 @@ impl<'a> Engine<'a> {
             };
             self.tracker.put_back(file.entry, Some(from..u64::MAX), crate::tracker::Marks::empty());
         });
+    }
+
+    /// Whether a call has been under way for longer than the gate would wait for it.
+    fn somebody_stays_inside(&self, long: Duration) -> bool {
+        let slots = self.tracker.gate().slots();
+        let inside = slots.inside();
+        if inside.is_empty() {
+            return false;
+        }
+        std::thread::sleep(long);
+        inside.iter().any(|seen| slots.is_still_inside(seen))
     }
 
     /// Files whose size or mtime moved without a mark are changed by others, or by means that we do not see (P25).

@@ -451,9 +451,9 @@ impl Tracker {
         self.everything.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether one of the two marks above is set.
-    pub fn has_wide_marks(&self) -> bool {
-        self.all_names.load(Ordering::SeqCst) || self.everything.load(Ordering::SeqCst)
+    /// Whether everything must be copied again.
+    pub fn has_everything(&self) -> bool {
+        self.everything.load(Ordering::SeqCst)
     }
 
     /// Sets them again (P4).
