@@ -25,10 +25,14 @@ pub fn run(settings: Settings, rounds: u32, seed: u64) -> Result<u32> {
 }
 
 fn run_in(home: &Path, settings: Settings, rounds: u32, seed: u64) -> Result<u32> {
-    let mut lab = Lab::new(settings, home, seed)?;
+    let mut lab = Lab::new(settings.clone(), home, seed)?;
     let mut failed = 0;
     for number in 0..rounds {
         let seed = seed + u64::from(number);
+        if settings.kill9 && number > 0 {
+            // A crash within DDL may have left things behind.
+            lab = Lab::new(settings.clone(), &home.join(format!("server-{number}")), seed)?;
+        }
         let round = lab.round(seed, &|_| (), &|_| ())?;
         println!("{}", line(number + 1, seed, &round));
         if round.findings.problems.is_empty() {
