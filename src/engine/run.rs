@@ -163,6 +163,8 @@ impl<'a> Engine<'a> {
         self.report.instant =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.enter(Phase::Finishing);
+        // What went away before it could be copied is left out, as any tool that knows nothing of the server would.
+        self.state.tree.files.retain(|_, file| super::visit::lock(&file.seen).is_some());
         let built = finish::build(&mut self.state, self.workers)?;
         self.complete(built)
     }
