@@ -289,6 +289,11 @@ impl Reconciler {
     fn add_directory(&mut self, key: Key, stat: &Stat) -> Result<()> {
         self.check_device(stat)?;
         let entry = self.register(key, Kind::Directory, 0)?;
+        if self.tree.files.contains_key(&key)
+            && let Some(file) = self.tree.take_out(key)
+        {
+            self.unwanted.push((file.root, file.id));
+        }
         let stale = self.tree.directories.get(&key).is_none_or(|known| !std::ptr::eq(known.entry, entry));
         if stale {
             let directory =
@@ -309,6 +314,9 @@ impl Reconciler {
         self.check_device(stat)?;
         let key = source::key_of(stat);
         let entry = self.register(key, Kind::File, stat.st_size as u64)?;
+        if self.tree.directories.contains_key(&key) {
+            self.tree.take_out(key);
+        }
         let known = self.tree.files.get(&key);
         if known.is_some_and(|known| std::ptr::eq(known.entry, entry)) {
             return Ok(key);

@@ -291,6 +291,25 @@ impl Tree {
         }
     }
 
+    /// The inode number has come back as another type: what it was is gone, whatever its names say until their
+    /// directories are listed again. Its file, or its directory with what was in it.
+    pub fn take_out(&mut self, key: Key) -> Option<Arc<File>> {
+        self.ways.remove(&key);
+        self.orphans.remove(&key);
+        self.take_children(key);
+        self.files.remove(&key)
+    }
+
+    fn take_children(&mut self, key: Key) -> Option<Directory> {
+        let directory = self.directories.remove(&key)?;
+        for (name, leads) in &directory.names {
+            if let Some(child) = leads.leads.key() {
+                self.remove_way(child, key, name);
+            }
+        }
+        Some(directory)
+    }
+
     /// Takes out every inode that has no way any more, those below vanished directories too, and hands them out.
     pub fn sweep(&mut self, mut gone: impl FnMut(Option<Arc<File>>, &'static Entry)) {
         while let Some(&key) = self.orphans.iter().next() {
@@ -299,13 +318,8 @@ impl Tree {
                 let entry = file.entry;
                 gone(Some(file), entry);
             }
-            if let Some(directory) = self.directories.remove(&key) {
+            if let Some(directory) = self.take_children(key) {
                 gone(None, directory.entry);
-                for (name, leads) in &directory.names {
-                    if let Some(child) = leads.leads.key() {
-                        self.remove_way(child, key, name);
-                    }
-                }
             }
         }
     }
@@ -328,4 +342,64 @@ fn terminate(path: &mut Vec<u8>) -> Option<&CStr> {
     }
     path.push(0);
     CStr::from_bytes_with_nul(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracker::Kind;
+    use std::sync::Mutex;
+
+    fn key(ino: u64) -> Key {
+        Key { dev: 1, ino }
+    }
+
+    fn directory(tree: &mut Tree, ino: u64) -> Leads {
+        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::Directory, 0)));
+        let stat = rustix::fs::stat("/").unwrap();
+        let new = Directory { entry, names: BTreeMap::new(), stat, xattrs: Default::default() };
+        tree.directories.insert(key(ino), new);
+        Leads::Directory(key(ino))
+    }
+
+    fn file(tree: &mut Tree, ino: u64) -> Leads {
+        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::File, 0)));
+        let new = File { key: key(ino), entry, root: 0, id: ino, listed: 0, seen: Mutex::new(None) };
+        tree.files.insert(key(ino), Arc::new(new));
+        Leads::File(key(ino))
+    }
+
+    fn name(leads: Leads) -> Name {
+        let kind = if matches!(leads, Leads::File(_)) { Type::File } else { Type::Directory };
+        Name { d_ino: leads.key().unwrap().ino, kind, leads }
+    }
+
+    #[test]
+    fn a_number_that_comes_back_as_another_type() {
+        let mut tree = Tree::new(Arc::new(Vec::new()));
+        directory(&mut tree, 1);
+        for (parent, ino, text) in [(1, 2, "a"), (1, 3, "b")] {
+            let leads = directory(&mut tree, ino);
+            tree.set_name(key(parent), text.as_bytes(), name(leads));
+        }
+        let leads = file(&mut tree, 4);
+        tree.set_name(key(2), b"f", name(leads));
+        // Directory a is gone with its file, its number is a file in b; a's parent is listed last.
+        assert!(tree.take_out(key(2)).is_none());
+        let leads = file(&mut tree, 2);
+        tree.set_name(key(3), b"g", name(leads));
+        tree.remove_name(key(1), b"a");
+        let mut gone = Vec::new();
+        tree.sweep(|file, _| gone.push(file.unwrap().key));
+        assert_eq!(gone, [key(4)], "what was in it has no name any more");
+        assert_eq!(tree.ways(key(2)), [(key(3), Box::from(&b"g"[..]))]);
+        assert!(tree.files.contains_key(&key(2)) && !tree.directories.contains_key(&key(2)));
+        // And the other way round.
+        assert!(tree.take_out(key(2)).is_some());
+        let leads = directory(&mut tree, 2);
+        tree.set_name(key(1), b"c", name(leads));
+        tree.remove_name(key(3), b"g");
+        tree.sweep(|_, _| panic!("nothing lost its last name"));
+        assert_eq!(tree.ways(key(2)), [(key(1), Box::from(&b"c"[..]))]);
+    }
 }
