@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 pub const PLUGIN_DIR: &str = "TOKUDB_BACKUP_PLUGIN_DIR";
 
 /// The server of the demo when none is named.
-const DEMO_SERVER: &str = "mysql-9.7";
+const DEMO_SERVER: &str = "mariadb-10.11";
 
 /// The subcommand `demo`.
 pub fn demo(args: &[String]) -> Result<ExitCode, Failure> {

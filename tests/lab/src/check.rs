@@ -76,7 +76,11 @@ fn check_running(
     }
     let broken = check_tables(conn, expected.features)?;
     let repaired = repair(conn, broken.hot)?;
-    findings.notes.push(format!("{} MyISAM tables were being written, REPAIR mended them", repaired.mended));
+    if repaired.mended > 0 {
+        findings
+            .notes
+            .push(format!("{} MyISAM tables were being written: REPAIR mended them", repaired.mended));
+    }
     findings.add(
         Ok([broken.others, repaired.lost].concat()),
         &format!("CHECK TABLE EXTENDED is OK for {} tables", broken.checked),

@@ -5,13 +5,14 @@
 //!
 //! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
-//! The [`soak`] runs rounds, with choices that are a function of a seed ([`rng`]).
+//! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]).
 
 pub mod binlog;
 pub mod built;
 pub mod check;
 pub mod client;
 pub mod ddl;
+pub mod demo;
 pub mod features;
 pub mod image;
 pub mod installation;

@@ -43,6 +43,10 @@ fn run(args: Vec<String>) -> Result<bool> {
             flags.end()?;
             Ok(lab::soak::run(settings, rounds, seed)? == 0)
         }
+        "demo" => {
+            flags.end()?;
+            lab::demo::run(server.as_deref().unwrap_or(lab::demo::SERVER), seed)
+        }
         _ => bail!("{USAGE}"),
     }
 }

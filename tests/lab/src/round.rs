@@ -13,7 +13,7 @@ use crate::{built, ddl, workload};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How the server is run and what a round does.
@@ -33,6 +33,8 @@ pub struct Settings {
     pub args: Vec<String>,
     /// How long the load runs before the backup, and (a third of it) after.
     pub warm_up: Duration,
+    /// Bytes of rows at rest, so that there is something to copy.
+    pub filler: u64,
 }
 
 impl Settings {
@@ -46,9 +48,13 @@ impl Settings {
             kill9: false,
             args: Vec::new(),
             warm_up: Duration::from_millis(900),
+            filler: 0,
         }
     }
 }
+
+/// What runs beside a backup: with a connection of its own, until the function says that the backup is over.
+pub type Beside<'a> = &'a (dyn Fn(&mut Conn, &dyn Fn() -> bool) + Sync);
 
 /// The name of the binary log's files where the server does not give them one.
 const BINLOG: &str = "bl";
@@ -111,7 +117,7 @@ impl Lab {
         server.start()?;
         let mut conn = server.connect()?;
         let features = Features::of(&mut conn)?;
-        let at_rest = workload::prepare(&mut conn, &features, &mut Rng::new(seed))?;
+        let at_rest = workload::prepare(&mut conn, &features, &mut Rng::new(seed), settings.filler)?;
         if !settings.kill9 {
             conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'")?;
         }
@@ -127,17 +133,22 @@ impl Lab {
         self.server.start()
     }
 
-    /// Runs a round of this seed. `beside` is called in a thread of its own while the backup runs, with a connection
-    /// and a word that says when it is over; `what` it tells before each step.
+    /// Starts the server again so that its backups are made without capture: the control.
+    ///
+    /// # Errors
+    /// When it does not stop or start.
+    pub fn copy_without_capture(&mut self) -> Result<()> {
+        self.server.stop()?;
+        self.server.options.env.push(("TOKUDB_BACKUP_TEST_WITHOUT_CAPTURE".into(), "1".into()));
+        self.server.start()
+    }
+
+    /// Runs a round of this seed: load, backup, check, each of which `step` is told of. Beside the backup `beside`
+    /// runs in a thread of its own.
     ///
     /// # Errors
     /// When something other than what is under test fails.
-    pub fn round(
-        &mut self,
-        seed: u64,
-        step: &dyn Fn(&str),
-        beside: &(dyn Fn(&mut Conn) + Sync),
-    ) -> Result<Round> {
+    pub fn round(&mut self, seed: u64, step: &dyn Fn(&str), beside: Beside) -> Result<Round> {
         if !self.server.is_running() {
             self.restart()?;
         }
@@ -239,16 +250,13 @@ impl Lab {
         Ok(last.rsplit_once('.').map(|(base, _)| base.to_owned()))
     }
 
-    fn back_up(
-        &self,
-        conn: &mut Conn,
-        backup: &Path,
-        beside: &(dyn Fn(&mut Conn) + Sync),
-    ) -> Result<Option<Manifest>> {
+    fn back_up(&self, conn: &mut Conn, backup: &Path, beside: Beside) -> Result<Option<Manifest>> {
         let mut watcher = self.server.connect()?;
+        let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let watching = scope.spawn(|| beside(&mut watcher));
+            let watching = scope.spawn(|| beside(&mut watcher, &|| over.load(Ordering::Relaxed)));
             let result = conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display()));
+            over.store(true, Ordering::Relaxed);
             if watching.join().is_err() {
                 bail!("what runs beside the backup panicked");
             }

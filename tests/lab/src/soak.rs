@@ -33,7 +33,7 @@ fn run_in(home: &Path, settings: Settings, rounds: u32, seed: u64) -> Result<u32
             // A crash within DDL may have left things behind.
             lab = Lab::new(settings.clone(), &home.join(format!("server-{number}")), seed)?;
         }
-        let round = lab.round(seed, &|_| (), &|_| ())?;
+        let round = lab.round(seed, &|_| (), &|_, _| ())?;
         println!("{}", line(number + 1, seed, &round));
         if round.findings.problems.is_empty() {
             fs::remove_dir_all(&round.dir)?;

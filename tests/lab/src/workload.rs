@@ -34,11 +34,16 @@ pub const HOT_MYISAM: [&str; 2] = ["journal_myisam", "hot_myisam"];
 pub type AtRest = (String, String);
 
 /// Makes database `bank` (accounts, journals, what is written beside them) and database `rest` (a table of every
-/// engine that nobody writes any more). Returns the latter's checksums.
+/// engine that nobody writes any more, and `filler` bytes of rows). Returns the latter's checksums.
 ///
 /// # Errors
 /// What the server answers.
-pub fn prepare(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result<Vec<AtRest>, SqlError> {
+pub fn prepare(
+    conn: &mut Conn,
+    features: &Features,
+    rng: &mut Rng,
+    filler: u64,
+) -> Result<Vec<AtRest>, SqlError> {
     conn.exec("CREATE DATABASE bank")?;
     for table in 0..ACCOUNT_TABLES {
         let partitions = if table == ACCOUNT_TABLES - 1 { "PARTITION BY HASH (id) PARTITIONS 4" } else { "" };
@@ -67,11 +72,30 @@ pub fn prepare(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result<Ve
         "CREATE TABLE bank.big (id INT AUTO_INCREMENT PRIMARY KEY, data LONGBLOB NOT NULL, digest BIGINT NOT \
          NULL) ENGINE=InnoDB",
     )?;
-    tables_at_rest(conn, features, rng)
+    tables_at_rest(conn, features, rng)?;
+    if filler > 0 {
+        fill(conn, filler)?;
+    }
+    conn.exec("FLUSH TABLES")?;
+    checksums(conn)
 }
 
-/// Every kind of table that the server can make, filled, flushed, and left alone.
-fn tables_at_rest(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result<Vec<AtRest>, SqlError> {
+/// A table of so many bytes, in rows of 1000.
+fn fill(conn: &mut Conn, bytes: u64) -> Result<(), SqlError> {
+    conn.exec("CREATE TABLE rest.filler (id INT AUTO_INCREMENT PRIMARY KEY, pad VARCHAR(1000) NOT NULL) ENGINE=InnoDB")?;
+    conn.exec("INSERT INTO rest.filler (pad) VALUES (REPEAT('f', 1000))")?;
+    let mut rows = 1;
+    while rows * 1000 < bytes {
+        rows += conn.exec(format!(
+            "INSERT INTO rest.filler (pad) SELECT pad FROM rest.filler LIMIT {}",
+            bytes / 1000 - rows
+        ))?;
+    }
+    Ok(())
+}
+
+/// Every kind of table that the server can make, filled and left alone.
+fn tables_at_rest(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result<(), SqlError> {
     let mut kinds = vec![
         ("innodb", "ENGINE=InnoDB", true),
         ("innodb_compressed", "ENGINE=InnoDB ROW_FORMAT=COMPRESSED", true),
@@ -105,8 +129,7 @@ fn tables_at_rest(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result
             .collect();
         conn.exec(format!("INSERT INTO rest.{name} VALUES {}", rows.join(", ")))?;
     }
-    conn.exec("FLUSH TABLES")?;
-    checksums(conn)
+    Ok(())
 }
 
 /// The checksum of each table at rest.
