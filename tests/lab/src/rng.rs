@@ -13,11 +13,11 @@ impl Rng {
     /// A stream of its own for a part that has a number, such as a thread.
     pub fn fork(&self, part: u64) -> Rng {
         let mut parent = Rng(self.0 ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        Rng(parent.next())
+        Rng(parent.number())
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,7 @@ impl Rng {
 
     /// A number from 0 to `end` - 1; `end` is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.number() % end
     }
 
     /// A number from `start` to `end` - 1.
