@@ -20,7 +20,15 @@ const STREAMS: usize = 2;
 const REQUESTS: usize = 65_536;
 #[cfg(feature = "model")]
 const REQUESTS: usize = 16;
+#[cfg(not(feature = "model"))]
 const CHAINS: usize = 256;
+#[cfg(feature = "model")]
+const CHAINS: usize = 2;
+/// Tries for a lock before the thread lets others go first.
+#[cfg(not(feature = "model"))]
+const SPINS: u32 = 64;
+#[cfg(feature = "model")]
+const SPINS: u32 = 1;
 
 /// How a stream's completions are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +77,7 @@ impl Spin {
         let mut spins = 0u32;
         while self.0.swap(true, Ordering::SeqCst) {
             spins += 1;
-            if spins.is_multiple_of(64) {
+            if spins.is_multiple_of(SPINS) {
                 yield_now();
             } else {
                 std::hint::spin_loop();
