@@ -65,6 +65,7 @@ pub mod model {
         tickets: u64,
         /// Address of the word that each ticket sleeps on.
         asleep: BTreeMap<u64, usize>,
+        deaf: bool,
     }
 
     shuttle::lazy_static! {
@@ -100,10 +101,19 @@ pub mod model {
 
     /// futex(2), FUTEX_WAKE.
     pub fn futex_wake_all(word: &AtomicU32) {
-        if let Ok(mut sleepers) = SLEEPERS.0.lock() {
+        if let Ok(mut sleepers) = SLEEPERS.0.lock()
+            && !sleepers.deaf
+        {
             sleepers.asleep.retain(|_, on| *on != address(word));
         }
         SLEEPERS.1.notify_all();
+    }
+
+    /// From now on nobody is woken: a control of the checks themselves.
+    pub fn deafen() {
+        if let Ok(mut sleepers) = SLEEPERS.0.lock() {
+            sleepers.deaf = true;
+        }
     }
 
     /// Milliseconds of the model's clock.

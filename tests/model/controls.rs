@@ -35,5 +35,5 @@ controls! {
     p20_no_drain: NoDrain in blocks, 20000;
     growth_settle_without_quiesce: SettleWithoutQuiesce in growth, 20000;
     growth_no_settle: NoSettle in growth, 20000;
-    visit_twice: VisitTwice in busy, 20000;
+    visit_twice: VisitTwice in busy, 400000;
 }

@@ -123,10 +123,7 @@ impl Engine {
     pub fn run(mut self) {
         let tracker = self.shared.tracker;
         self.grace();
-        for directory in 0..DIRECTORIES {
-            let entry = tracker.register(directory_key(directory), Kind::Directory, 0).expect("registered");
-            self.directories.push(Directory { entry, names: BTreeMap::new() });
-        }
+        self.add_directory();
         self.pass();
         for _ in 0..random(0..3) {
             self.pass();
@@ -157,7 +154,8 @@ impl Engine {
             .collect();
         loop {
             let seen: BTreeSet<u32> = self.shared.tracker.gate().slots().seen().collect();
-            within.retain(|(thread, place, at)| place.load(Ordering::SeqCst) == *at && !seen.contains(thread));
+            within
+                .retain(|(thread, place, at)| place.load(Ordering::SeqCst) == *at && !seen.contains(thread));
             if within.is_empty() {
                 return;
             }
@@ -256,6 +254,9 @@ impl Engine {
             after = Some(name);
             names.insert(name, number);
         }
+        if index + 1 == self.directories.len() && index + 1 < DIRECTORIES {
+            self.add_directory();
+        }
         let known = self.directories[index].names.clone();
         self.directories[index].names = BTreeMap::new();
         for (name, number) in names {
@@ -268,6 +269,13 @@ impl Engine {
                 self.directories[index].names.insert(name, number);
             }
         }
+    }
+
+    /// The first directory is the source; each is found in the one before.
+    fn add_directory(&mut self) {
+        let key = directory_key(self.directories.len());
+        let entry = self.shared.tracker.register(key, Kind::Directory, 0).expect("registered");
+        self.directories.push(Directory { entry, names: BTreeMap::new() });
     }
 
     fn add_file(&mut self, inode: &Arc<Inode>) {
@@ -324,7 +332,7 @@ impl Engine {
             if let Some(ring) = self.rings.iter().find(|ring| ring.id == id) {
                 ring.drain(&self.shared.world, tracker, &pass, stream);
             }
-            in_flight += stream.in_flight();
+            in_flight += stream.writes();
         });
         in_flight
     }
@@ -338,9 +346,7 @@ impl Engine {
         let read = self.read_rest(&mut held, closure);
         // T is the next thing to happen.
         self.shared.world.arm();
-        if read.is_some()
-            && (gate.turn_off(closure) || self.shared.sabotage == Sabotage::LostSwapIgnored)
-        {
+        if read.is_some() && (gate.turn_off(closure) || self.shared.sabotage == Sabotage::LostSwapIgnored) {
             let source = self.shared.world.at_t();
             gate.abandon();
             return Some((held, source));
@@ -528,8 +534,10 @@ impl Shared {
     fn copy(&self, inode: &Inode, id: u64, from: u64, to: u64) {
         let mut pieces = Vec::new();
         self.read(inode, from, to, &mut |piece| pieces.push(piece));
-        // Between reading and writing much can happen.
-        self.world.step();
+        // The destination is slow: between reading and writing much can happen.
+        for _ in 0..8 {
+            self.world.step();
+        }
         for piece in pieces {
             lock(&self.image).write(id, &piece, true);
         }
@@ -625,4 +633,3 @@ impl Shared {
         }
     }
 }
-

@@ -183,6 +183,10 @@ impl Program {
     pub fn run(&self, menu: &[Act], count: usize) {
         for _ in 0..count {
             self.act(pick(menu));
+            if thread_rng().gen_bool(0.5) {
+                // It has something else to do.
+                shuttle::thread::yield_now();
+            }
         }
     }
 

@@ -76,7 +76,12 @@ impl Image {
 /// A hole is as good as a block of zeroes.
 fn same(image: &Content, source: &Content) -> bool {
     let bytes = |content: &Content| -> Vec<(u64, Block)> {
-        content.blocks.iter().filter(|(_, data)| **data != [0; 2]).map(|(block, data)| (*block, *data)).collect()
+        content
+            .blocks
+            .iter()
+            .filter(|(_, data)| **data != [0; 2])
+            .map(|(block, data)| (*block, *data))
+            .collect()
     };
     image.size == source.size && image.attributes == source.attributes && bytes(image) == bytes(source)
 }

@@ -49,7 +49,8 @@ impl Ring {
         for index in stream.cursor()..tail {
             world.step();
             if let Some(tag) = self.event(index as usize) {
-                stream.complete(tag, &mut |target| tracker.mark_range(pass, target.key, target.range.clone()));
+                stream
+                    .complete(tag, &mut |target| tracker.mark_range(pass, target.key, target.range.clone()));
             }
         }
         stream.set_cursor(tail);
@@ -100,9 +101,10 @@ pub fn submitter(
         let mut free = tags;
         for _ in 0..batches {
             while free.is_empty() || thread_rng().gen_bool(0.3) {
-                let Ok(tag) = reaped.try_recv().or_else(|_| {
-                    if free.is_empty() { reaped.recv().map_err(drop) } else { Err(()) }
-                }) else {
+                let Ok(tag) = reaped
+                    .try_recv()
+                    .or_else(|_| if free.is_empty() { reaped.recv().map_err(drop) } else { Err(()) })
+                else {
                     break;
                 };
                 free.push(tag);
@@ -124,12 +126,7 @@ pub fn submitter(
 
 impl Program {
     /// io_submit(2) as its hook does it. Returns the tags that were not taken.
-    fn submit(
-        &self,
-        ring: &Ring,
-        kernel: &Sender<Request>,
-        batch: Vec<(u64, Arc<Inode>, u64)>,
-    ) -> Vec<u64> {
+    fn submit(&self, ring: &Ring, kernel: &Sender<Request>, batch: Vec<(u64, Arc<Inode>, u64)>) -> Vec<u64> {
         let tracker = self.tracker;
         self.begin_call();
         let pass = tracker.enter(c"io_submit");
@@ -157,18 +154,18 @@ impl Program {
                 self.world.step();
                 kernel.send(Request { tag, seen: pass.is_some(), inode, block }).expect("it takes all");
             } else {
-                rest.push(tag);
+                rest.push((tag, Target { key: inode.key(), range: blocks(block) }));
             }
         }
         if let (Some(_), false) = (&pass, self.sabotage == Sabotage::MarkAtSubmission) {
-            for tag in rest.iter().rev() {
+            for (tag, target) in &rest {
                 let mut stream = tracker.in_flight().find(ring.id).expect("it is known");
-                stream.complete(*tag, &mut |_| {});
+                stream.retract(*tag, Some(target));
             }
         }
         drop(pass);
         self.end_call();
-        rest
+        rest.into_iter().map(|(tag, _)| tag).collect()
     }
 
     /// io_getevents(2) has returned: its hook reads the ring, but never waits for the gate (P12).

@@ -1,5 +1,6 @@
 //! Running a scenario under many schedules.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -24,13 +25,20 @@ fn config(persistence: FailurePersistence) -> Config {
     config
 }
 
-/// Half of the schedules random, half with few, well-placed preemptions (PCT).
-fn explore(scenario: Scenario, sabotage: Sabotage, seed: u64, schedules: usize, quiet: bool) {
+/// Most schedules have few, well-placed preemptions (PCT: two, or five), the others are random.
+fn explore(
+    scenario: impl Fn(Sabotage) + Copy + Send + Sync + 'static,
+    sabotage: Sabotage,
+    schedules: usize,
+    quiet: bool,
+) {
     let persistence = || if quiet { FailurePersistence::None } else { FailurePersistence::Print };
-    let random = RandomScheduler::new_from_seed(seed, schedules / 2);
+    for depth in [3, 6] {
+        let pct = PctScheduler::new_from_seed(seed(), depth, schedules * 2 / 5);
+        Runner::new(pct, config(persistence())).run(move || scenario(sabotage));
+    }
+    let random = RandomScheduler::new_from_seed(seed(), schedules / 5);
     Runner::new(random, config(persistence())).run(move || scenario(sabotage));
-    let pct = PctScheduler::new_from_seed(seed, 3, schedules / 2);
-    Runner::new(pct, config(persistence())).run(move || scenario(sabotage));
 }
 
 fn seed() -> u64 {
@@ -42,14 +50,24 @@ pub fn holds(name: &str, scenario: Scenario, schedules: usize) {
     let schedules = schedules * variable("MODEL_SCHEDULES").unwrap_or(1) as usize;
     let begin = std::time::Instant::now();
     println!("{name}: {schedules} schedules, MODEL_SEED={}", seed());
-    explore(scenario, Sabotage::None, seed(), schedules, false);
+    explore(scenario, Sabotage::None, schedules, false);
     println!("{name}: ok, {:.1} s", begin.elapsed().as_secs_f64());
 }
 
 /// With the rule broken, one of the schedules does not: the check can fail.
 pub fn notices(sabotage: Sabotage, scenario: Scenario, schedules: usize) {
-    println!("{sabotage:?}: at most {schedules} schedules, MODEL_SEED={}", seed());
-    let outcome =
-        catch_unwind(AssertUnwindSafe(|| explore(scenario, sabotage, seed(), schedules, true)));
-    assert!(outcome.is_err(), "{sabotage:?} was not noticed within {schedules} schedules");
+    thread_local! {
+        static TRIED_HERE: Cell<usize> = const { Cell::new(0) };
+    }
+    let counted = move |sabotage| {
+        TRIED_HERE.set(TRIED_HERE.get() + 1);
+        scenario(sabotage);
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| explore(counted, sabotage, schedules, true)));
+    assert!(
+        outcome.is_err(),
+        "{sabotage:?} was not noticed within {schedules} schedules, MODEL_SEED={}",
+        seed()
+    );
+    println!("{sabotage:?}: noticed in schedule {}, MODEL_SEED={}", TRIED_HERE.get(), seed());
 }

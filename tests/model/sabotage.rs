@@ -47,6 +47,8 @@ pub enum Sabotage {
     SettleWithoutQuiesce,
     /// The marks of an outgrown bitmap are not moved.
     NoSettle,
+    /// P18: who waits for the gate is not woken.
+    NoWakeUp,
     /// Two visits to one file at once.
     VisitTwice,
 }

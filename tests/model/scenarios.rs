@@ -93,9 +93,9 @@ pub fn moves(sabotage: Sabotage) {
     Stage::new(sabotage, 2).beside(2, &[Rename, Write], 4);
 }
 
-/// One file that is written again and again, and moves.
+/// One block that is written again and again.
 pub fn busy(sabotage: Sabotage) {
-    Stage::new(sabotage, 1).beside(2, &[Write, Write, Write, Rename, Chmod], 6);
+    Stage::new(sabotage, 1).beside(1, &[WriteTo(&[0])], 6);
 }
 
 /// Calls of which it is not known what they have changed.

@@ -82,8 +82,11 @@ pub fn directory_key(directory: usize) -> Key {
 impl World {
     /// Empty directories.
     pub fn new() -> Arc<World> {
-        let names =
-            Names { directories: vec![BTreeMap::new(); DIRECTORIES], generations: 0, numbers: BTreeMap::new() };
+        let names = Names {
+            directories: vec![BTreeMap::new(); DIRECTORIES],
+            generations: 0,
+            numbers: BTreeMap::new(),
+        };
         Arc::new(World {
             names: Mutex::new(names),
             stamps: AtomicU32::new(0),
@@ -143,10 +146,10 @@ impl World {
                 return inode.clone();
             }
             names.numbers.retain(|_, inode| inode.strong_count() > 0);
-            let number = (1 + DIRECTORIES as u64..).find(|number| !names.numbers.contains_key(number)).unwrap();
+            let number =
+                (1 + DIRECTORIES as u64..).find(|number| !names.numbers.contains_key(number)).unwrap();
             names.generations += 1;
-            let inode =
-                Arc::new(Inode { number, generation: names.generations, content: Mutex::default() });
+            let inode = Arc::new(Inode { number, generation: names.generations, content: Mutex::default() });
             names.numbers.insert(number, Arc::downgrade(&inode));
             names.directories[directory].insert(name, inode.clone());
             inode
