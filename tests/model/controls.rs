@@ -33,7 +33,7 @@ controls! {
     p15_no_grace: NoGrace in grace, 20000;
     p18_lost_swap_ignored: LostSwapIgnored in deadline, 20000;
     p20_no_drain: NoDrain in blocks, 20000;
-    growth_settle_without_quiesce: SettleWithoutQuiesce in growth, 20000;
-    growth_no_settle: NoSettle in growth, 20000;
-    visit_twice: VisitTwice in busy, 400000;
+    p8_settle_without_quiesce: SettleWithoutQuiesce in growth, 60000;
+    p8_no_settle: NoSettle in growth, 20000;
+    p2_visit_twice: VisitTwice in busy, 400000;
 }

@@ -50,7 +50,7 @@ fn changes_that_cannot_be_told_are_in_the_image() {
 
 #[test]
 fn files_that_outgrow_their_bitmap_are_in_the_image() {
-    holds("growth", scenarios::growth, 4000);
+    holds("growth", scenarios::growth, 20000);
 }
 
 #[test]
