@@ -1,6 +1,9 @@
 //! The engine in small: the same steps in the same order as src/engine, over the real tracker and a modelled file
 //! system and image.
 
+mod hold;
+mod visit;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +11,12 @@ use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
-use tokudb_backup::tracker::{BLOCK, Closure, Entry, Key, Kind, Marks, Tracker};
+use tokudb_backup::tracker::{BLOCK, Entry, Key, Kind, Marks, Tracker};
 
+use self::hold::Held;
+use self::visit::clear;
 use crate::hooks::Place;
-use crate::image::{Image, Piece};
+use crate::image::Image;
 use crate::ring::Ring;
 use crate::sabotage::Sabotage;
 use crate::world::{DIRECTORIES, Inode, Name, Snapshot, World, directory_key};
@@ -66,16 +71,6 @@ pub struct Engine {
 
 /// A visit and the ways to its file.
 type Visit = (Arc<File>, Vec<(usize, Name)>);
-
-/// What was read inside the gate.
-#[derive(Debug, Default)]
-struct Held {
-    names: BTreeMap<usize, BTreeMap<Name, u64>>,
-    pieces: Vec<(u64, Piece)>,
-    new: BTreeMap<Key, u64>,
-    queue: Vec<&'static Entry>,
-    taken: Vec<(&'static Entry, std::ops::Range<u64>, Marks)>,
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -337,147 +332,6 @@ impl Engine {
         in_flight
     }
 
-    // ---- the gate ----
-
-    fn attempt(&self) -> Option<(Held, Snapshot)> {
-        let gate = self.shared.tracker.gate();
-        let closure = gate.close(BOUND)?;
-        let mut held = Held::default();
-        let read = self.read_rest(&mut held, closure);
-        // T is the next thing to happen.
-        self.shared.world.arm();
-        if read.is_some() && (gate.turn_off(closure) || self.shared.sabotage == Sabotage::LostSwapIgnored) {
-            let source = self.shared.world.at_t();
-            gate.abandon();
-            return Some((held, source));
-        }
-        self.shared.world.disarm();
-        let _ = gate.reopen(closure);
-        let tracker = self.shared.tracker;
-        if self.shared.sabotage != Sabotage::KeepMarksOfAttempt {
-            for (entry, range, marks) in held.taken {
-                tracker.put_back(entry, Some(range), marks);
-            }
-            for entry in held.queue {
-                tracker.put_back(entry, None, Marks::empty());
-            }
-        }
-        None
-    }
-
-    fn read_rest(&self, held: &mut Held, closure: Closure) -> Option<()> {
-        let (tracker, sabotage) = (self.shared.tracker, self.shared.sabotage);
-        let patience = random(1..30);
-        let mut waited = 0;
-        while sabotage != Sabotage::NoDrain && !tracker.gate().is_drained() {
-            waited += 1;
-            if waited > patience {
-                return None;
-            }
-            thread::yield_now();
-        }
-        if sabotage == Sabotage::ReapAfterCollecting {
-            tracker.take_queue(|entry| held.queue.push(entry));
-        }
-        while self.reap() != 0 && sabotage != Sabotage::InFlightIgnored {
-            waited += 1;
-            if waited > patience {
-                return None;
-            }
-            thread::yield_now();
-        }
-        if tracker.has_wide_marks() {
-            return None;
-        }
-        if sabotage != Sabotage::ReapAfterCollecting {
-            tracker.take_queue(|entry| held.queue.push(entry));
-            self.check_queue(held, closure);
-        }
-        for index in 0..held.queue.len() {
-            let entry = held.queue[index];
-            if entry.kind == Kind::Directory {
-                self.list_held(held, entry)?;
-            }
-        }
-        for index in 0..held.queue.len() {
-            let entry = held.queue[index];
-            if entry.kind == Kind::File {
-                self.read_marked(held, entry)?;
-            }
-        }
-        (tracker.gate().holds(closure) || sabotage == Sabotage::LostSwapIgnored).then_some(())
-    }
-
-    /// While nobody is inside, an entry with marks is in the queue.
-    fn check_queue(&self, held: &Held, closure: Closure) {
-        let directories = self.directories.iter().map(|directory| directory.entry);
-        let marked: Vec<_> = directories
-            .chain(self.files.values().map(|file| file.entry))
-            .filter(|entry| entry.is_marked())
-            .filter(|entry| !held.queue.iter().any(|queued| std::ptr::eq(*queued, *entry)))
-            .map(|entry| entry.key)
-            .collect();
-        if self.shared.tracker.gate().holds(closure) {
-            assert!(marked.is_empty(), "marked, but in no queue: {marked:?}");
-        }
-    }
-
-    fn list_held(&self, held: &mut Held, entry: &'static Entry) -> Option<()> {
-        held.taken.push((entry, 0..0, entry.take_marks()));
-        let world = &self.shared.world;
-        let index = entry.key.ino as usize - 1;
-        let mut names = BTreeMap::new();
-        let mut after = None;
-        while let Some((name, number)) = world.next_name(index, after) {
-            after = Some(name);
-            names.insert(name, number);
-            let key = Key { dev: 1, ino: number };
-            if self.files.contains_key(&key) || held.new.contains_key(&key) {
-                continue;
-            }
-            // Not known yet: read as a whole.
-            let inode = world.open(index, name).filter(|inode| inode.number == number)?;
-            let id = u64::MAX - held.new.len() as u64;
-            held.new.insert(key, id);
-            self.read_held(held, &inode, id, &[0..u64::MAX]);
-        }
-        held.names.insert(index, names);
-        Some(())
-    }
-
-    fn read_marked(&self, held: &mut Held, entry: &'static Entry) -> Option<()> {
-        let Some(file) = self.files.get(&entry.key) else { return Some(()) };
-        let marks = entry.take_marks();
-        let tail = entry.take_tail();
-        held.taken.push((entry, tail..u64::MAX, marks));
-        let mut ranges = vec![tail..u64::MAX];
-        entry.take_ranges(0..u64::MAX, &mut |range| {
-            held.taken.push((entry, range.clone(), Marks::empty()));
-            ranges.push(range);
-            true
-        });
-        let ways = self.ways(file.key, &held.names);
-        if ways.is_empty() {
-            return Some(());
-        }
-        let inode = self.shared.open(file.key, &ways)?;
-        if marks.contains(Marks::BORN) || file.seen() != Some(inode.generation) {
-            ranges = vec![0..u64::MAX];
-        }
-        self.read_held(held, &inode, file.id, &ranges);
-        Some(())
-    }
-
-    fn read_held(&self, held: &mut Held, inode: &Inode, id: u64, ranges: &[std::ops::Range<u64>]) {
-        let (size, attributes) = self.shared.world.stat(inode);
-        held.pieces.push((id, Piece::Stat(size, attributes)));
-        for range in ranges {
-            let end = range.end.div_ceil(BLOCK).min(size);
-            self.shared.read(inode, range.start / BLOCK, end, &mut |piece| held.pieces.push((id, piece)));
-        }
-        held.pieces.push((id, Piece::Stat(size, attributes)));
-    }
-
     fn compare(self, held: Held, source: &Snapshot) {
         let mut image = lock(&self.shared.image);
         for (id, piece) in &held.pieces {
@@ -495,141 +349,6 @@ impl Engine {
         };
         if let Err(difference) = image.compare(&names, &stores, source) {
             panic!("the image is not the source at T: {difference}");
-        }
-    }
-}
-
-/// Takes all marks without looking.
-fn clear(entry: &Entry) {
-    let _ = entry.take_marks();
-    let _ = entry.take_tail();
-    entry.take_ranges(0..u64::MAX, &mut |_| true);
-}
-
-impl Shared {
-    fn open(&self, key: Key, ways: &[(usize, Name)]) -> Option<Arc<Inode>> {
-        ways.iter()
-            .filter_map(|(directory, name)| self.world.open(*directory, *name))
-            .find(|inode| inode.key() == key)
-    }
-
-    /// Reads a stretch, holes as such.
-    fn read(&self, inode: &Inode, from: u64, to: u64, write: &mut dyn FnMut(Piece)) {
-        let mut at = from;
-        while at < to {
-            match self.world.next_data(inode, at, to) {
-                None => {
-                    write(Piece::Hole(at, to));
-                    return;
-                }
-                Some(block) => {
-                    write(Piece::Hole(at, block));
-                    write(Piece::Data(block, self.world.read(inode, block)));
-                    at = block + 1;
-                }
-            }
-        }
-    }
-
-    fn copy(&self, inode: &Inode, id: u64, from: u64, to: u64) {
-        let mut pieces = Vec::new();
-        self.read(inode, from, to, &mut |piece| pieces.push(piece));
-        // The destination is slow: between reading and writing much can happen.
-        for _ in 0..8 {
-            self.world.step();
-        }
-        for piece in pieces {
-            lock(&self.image).write(id, &piece, true);
-        }
-    }
-
-    fn finish(&self, inode: &Inode, id: u64) -> u64 {
-        let (size, attributes) = self.world.stat(inode);
-        self.world.step();
-        let set = self.sabotage != Sabotage::SizeNotSet;
-        lock(&self.image).write(id, &Piece::Stat(size, attributes), set);
-        size
-    }
-
-    /// The whole file, whatever is marked.
-    fn copy_all(&self, inode: &Inode, id: u64) {
-        let (size, _) = self.world.stat(inode);
-        if self.sabotage != Sabotage::SizeNotSet {
-            lock(&self.image).cut(id, size);
-        }
-        self.copy(inode, id, 0, size);
-        self.finish(inode, id);
-    }
-
-    /// As src/engine/visit.rs.
-    fn visit(&self, file: &Arc<File>, ways: &[(usize, Name)]) {
-        let (tracker, entry) = (self.tracker, file.entry);
-        let Some(inode) = self.open(file.key, ways) else {
-            match self.sabotage {
-                Sabotage::KeepMarksOfVanished => clear(entry),
-                _ => tracker.put_back(entry, None, Marks::DATA),
-            }
-            return;
-        };
-        let early = self.world.stat(&inode).0;
-        if self.sabotage == Sabotage::ClearAfterReading {
-            self.copy_all(&inode, file.id);
-            *lock(&file.seen) = Some(inode.generation);
-            return clear(entry);
-        }
-        let marks = entry.take_marks();
-        let tail = entry.take_tail();
-        let size = match self.sabotage {
-            Sabotage::SizeBeforeMarks => early,
-            _ => self.world.stat(&inode).0,
-        };
-        let all = marks.contains(Marks::BORN) || file.seen() != Some(inode.generation);
-        let tail = if all { 0 } else { tail };
-        let whole = tail / BLOCK;
-        let mut missing = VecDeque::new();
-        entry.take_ranges(0..(whole * BLOCK).min(size * BLOCK), &mut |range| {
-            missing.push_back(range);
-            true
-        });
-        if self.sabotage != Sabotage::SizeNotSet {
-            lock(&self.image).cut(file.id, size);
-        }
-        let fails = self.failures.is_some_and(|one_in| random(0..one_in) == 0);
-        let put_back = |missing: &VecDeque<std::ops::Range<u64>>, tail: u64| {
-            if self.sabotage == Sabotage::KeepMarksOfFailed {
-                return;
-            }
-            for range in missing {
-                tracker.put_back(entry, Some(range.clone()), marks);
-            }
-            tracker.put_back(entry, Some(tail..u64::MAX), marks);
-        };
-        while let Some(range) = missing.front().cloned() {
-            if fails {
-                return put_back(&missing, tail);
-            }
-            self.copy(&inode, file.id, range.start / BLOCK, range.end / BLOCK);
-            missing.pop_front();
-        }
-        let mut at = whole;
-        while at < size {
-            if fails && at > whole {
-                return put_back(&missing, at * BLOCK);
-            }
-            // Two blocks are this model's CHUNK.
-            let next = at + 2;
-            entry.take_ranges(at * BLOCK..next.min(size) * BLOCK, &mut |_| true);
-            self.copy(&inode, file.id, at, next);
-            at = next;
-        }
-        if fails {
-            return put_back(&missing, u64::MAX);
-        }
-        let size = self.finish(&inode, file.id);
-        *lock(&file.seen) = Some(inode.generation);
-        if entry.is_outgrown_by(size * BLOCK) {
-            entry.grow(size * BLOCK);
-            lock(&self.outgrown).push(file.clone());
         }
     }
 }

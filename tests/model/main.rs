@@ -79,6 +79,11 @@ fn those_who_wait_may_open_the_gate() {
 }
 
 #[test]
+fn all_of_it_at_once_is_in_the_image() {
+    holds("together", scenarios::together, 6000);
+}
+
+#[test]
 fn capture_may_begin_beside_running_threads() {
     holds("grace", scenarios::grace, 3000);
 }

@@ -147,10 +147,8 @@ pub fn shared_tags(sabotage: Sabotage) {
     asynchronously(sabotage, [&[7, 7, 7], &[7, 8, 7]]);
 }
 
-/// Time passes, so that those who wait open the gate.
-pub fn deadline(sabotage: Sabotage) {
-    let mut stage = Stage::new(sabotage, 2);
-    let engine = stage.begin(Vec::new());
+/// Somebody moves the clock past the bound now and then, so that those who wait open the gate.
+fn time_passes(stage: &mut Stage) {
     let world = stage.world.clone();
     stage.threads.push(thread::spawn(move || {
         for _ in 0..3 {
@@ -160,9 +158,31 @@ pub fn deadline(sabotage: Sabotage) {
             advance(BOUND + Duration::from_millis(1));
         }
     }));
+}
+
+/// Time passes.
+pub fn deadline(sabotage: Sabotage) {
+    let mut stage = Stage::new(sabotage, 2);
+    let engine = stage.begin(Vec::new());
+    time_passes(&mut stage);
     for _ in 0..2 {
         stage.start(&[Write, Create, Rename], 3);
     }
+    engine.run();
+    stage.end();
+}
+
+/// All of it at once.
+pub fn together(sabotage: Sabotage) {
+    let mut stage = Stage::new(sabotage, 2);
+    let ring = Ring::new(0x1000);
+    let inodes: Vec<_> = (0..2).filter_map(|name| stage.world.open(0, name)).collect();
+    let engine = stage.begin(vec![ring.clone()]).failing();
+    let threads = submitter(stage.program(), ring, inodes, vec![1, 2, 2], 3);
+    stage.threads.extend(threads);
+    time_passes(&mut stage);
+    stage.start(&[WriteTo(&[0, 63, 64, 130]), Truncate, Chmod], 3);
+    stage.start(&[Create, Replace, Rename, RenameBlindly, Link, Write], 3);
     engine.run();
     stage.end();
 }
