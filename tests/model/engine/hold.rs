@@ -19,6 +19,7 @@ pub(super) struct Held {
     pub(super) names: BTreeMap<usize, BTreeMap<Name, u64>>,
     pub(super) pieces: Vec<(u64, Piece)>,
     pub(super) new: BTreeMap<Key, u64>,
+    all_names: bool,
     queue: Vec<&'static Entry>,
     taken: Vec<(&'static Entry, Range<u64>, Marks)>,
 }
@@ -41,6 +42,7 @@ impl Engine {
         let _ = gate.reopen(closure);
         let tracker = self.shared.tracker;
         if self.shared.sabotage != Sabotage::KeepMarksOfAttempt {
+            tracker.put_back_wide(held.all_names, false);
             for (entry, range, marks) in held.taken {
                 tracker.put_back(entry, Some(range), marks);
             }
@@ -72,7 +74,7 @@ impl Engine {
             }
             thread::yield_now();
         }
-        if tracker.has_wide_marks() {
+        if tracker.has_everything() {
             return None;
         }
         if sabotage != Sabotage::ReapAfterCollecting {
@@ -83,6 +85,14 @@ impl Engine {
             let entry = held.queue[index];
             if entry.kind == Kind::Directory {
                 self.list_held(held, entry)?;
+            }
+        }
+        if tracker.take_all_names() {
+            held.all_names = true;
+            for (index, directory) in self.directories.iter().enumerate() {
+                if !held.names.contains_key(&index) {
+                    self.list_held(held, directory.entry)?;
+                }
             }
         }
         for index in 0..held.queue.len() {
