@@ -206,9 +206,11 @@ pub unsafe fn submit(
     let taken = real();
     keep_errno(|| {
         let Some(mut stream) = tracker().in_flight().find(context) else { return };
-        for request in requests.iter().skip(taken.max(0) as usize).filter(|request| !request.is_null()) {
-            // It was not submitted after all.
-            let _ = stream.complete(*request as u64, &mut |_| {});
+        for &request in requests.iter().skip(taken.max(0) as usize) {
+            // SAFETY: null, or an iocb that the caller has just given to the kernel.
+            if let Some(content) = unsafe { request.as_ref() } {
+                stream.retract(request as u64, content.target().as_ref());
+            }
         }
     });
     taken

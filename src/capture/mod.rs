@@ -3,7 +3,6 @@
 //! [`Capture::attach`] stores the addresses of our detours ([`table`]) into the slots of every loaded object but
 //! ourselves, libc and ld.so ([`elf`]); [`Capture::detach`] puts the real ones back. A detour hands its call to the
 //! function of its family, which runs it and tells the tracker what has changed.
-#![cfg(not(feature = "model"))]
 
 mod asynchronous;
 mod attributes;

@@ -267,8 +267,14 @@ impl Entry {
     }
 }
 
+/// Bytes that a bitmap has beyond a file's size and a quarter of it.
+#[cfg(not(feature = "model"))]
+const SPARE: u64 = 64 << 20;
+#[cfg(feature = "model")]
+const SPARE: u64 = BLOCK;
+
 fn room(size: u64) -> u64 {
-    size.saturating_add(size / 4).saturating_add(64 << 20)
+    size.saturating_add(size / 4).saturating_add(SPARE)
 }
 
 impl Drop for Entry {

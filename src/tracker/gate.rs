@@ -52,9 +52,10 @@ impl Gate {
     /// From now on calls are let in and seen. Only the engine calls it, while the gate is off.
     pub fn turn_on(&self) {
         self.base.store(monotonic_millis(), Ordering::SeqCst);
-        self.slots.new_epoch();
         let word = self.word.load(Ordering::SeqCst);
         self.set(word, ((word & LOW & !STATE) + GENERATION_STEP) & LOW | OPEN);
+        // Last: whoever notes the new epoch in its slot finds the gate on, so its call is seen (P15).
+        self.slots.new_epoch();
     }
 
     /// Whether capture is on (open or closed).

@@ -20,7 +20,15 @@ const STREAMS: usize = 2;
 const REQUESTS: usize = 65_536;
 #[cfg(feature = "model")]
 const REQUESTS: usize = 16;
+#[cfg(not(feature = "model"))]
 const CHAINS: usize = 256;
+#[cfg(feature = "model")]
+const CHAINS: usize = 2;
+/// Tries for a lock before the thread lets others go first.
+#[cfg(not(feature = "model"))]
+const SPINS: u32 = 64;
+#[cfg(feature = "model")]
+const SPINS: u32 = 1;
 
 /// How a stream's completions are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +60,21 @@ struct Request {
     to: u64,
     /// Index of the next in chain or free list, plus one.
     next: u32,
+    /// As many of its tag have ended as there are of these, but not all; which ones is not known.
+    ended: bool,
 }
 
-const NO_REQUEST: Request = Request { tag: 0, dev: 0, ino: 0, from: 0, to: 0, next: 0 };
+const NO_REQUEST: Request = Request { tag: 0, dev: 0, ino: 0, from: 0, to: 0, next: 0, ended: false };
+
+impl Request {
+    fn is_write(&self) -> bool {
+        self.to > self.from
+    }
+
+    fn is_same_file(&self, other: &Request) -> bool {
+        self.is_write() && other.is_write() && self.dev == other.dev && self.ino == other.ino
+    }
+}
 
 /// A lock of a few instructions; whoever holds it makes no call but sched_yield.
 #[derive(Debug)]
@@ -69,7 +89,7 @@ impl Spin {
         let mut spins = 0u32;
         while self.0.swap(true, Ordering::SeqCst) {
             spins += 1;
-            if spins.is_multiple_of(64) {
+            if spins.is_multiple_of(SPINS) {
                 yield_now();
             } else {
                 std::hint::spin_loop();
@@ -101,7 +121,7 @@ struct State {
     /// Requests that were in flight before capture began; known for io_uring only.
     older: u32,
     in_flight: u32,
-    /// Those of them that change a file that we look at.
+    /// Writes in the chains: none means that no write of a file that we look at is under way.
     writes: u32,
     chains: [u32; CHAINS],
 }
@@ -142,12 +162,10 @@ pub struct Locked<'a> {
 }
 
 /// What a completion was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completed {
-    /// A write that we saw being submitted.
-    Write(Target),
-    /// Another request that we saw.
-    Other,
+    /// A request that we saw being submitted.
+    Known,
     /// Submitted before capture began.
     Unknown,
 }
@@ -329,7 +347,7 @@ impl Locked<'_> {
         self.state().in_flight
     }
 
-    /// Those of them that are writes with a target.
+    /// Writes with a target that may be under way still.
     pub fn writes(&mut self) -> u32 {
         self.state().writes
     }
@@ -340,7 +358,7 @@ impl Locked<'_> {
     }
 
     /// A request is about to be submitted under `tag` (the iocb's address, the SQE's user_data). Equal tags may be
-    /// in flight at once; they complete in any order, so the last one to complete marks for all: see `complete`.
+    /// in flight at once: see [`Locked::complete`].
     pub fn enter(&mut self, tag: u64, write: Option<&Target>) -> Result<(), Full> {
         let index = self.allocate().ok_or(Full)?;
         let chain = Self::chain(tag);
@@ -354,6 +372,7 @@ impl Locked<'_> {
                     from: write.range.start,
                     to: write.range.end,
                     next,
+                    ended: false,
                 },
                 None => Request { tag, next, ..NO_REQUEST },
             };
@@ -367,55 +386,136 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// The request under `tag` has completed (or was not submitted after all): takes it out. Where several share
-    /// the tag, all their targets must be marked when one completes and kept until the last one has: `mark` gets
-    /// every target of the tag, one request is taken out.
+    /// A request under `tag` has completed: `mark` gets its target, and it is taken out. Where several share the tag
+    /// they complete in any order: `mark` gets the targets of all, and all are kept until the last one has completed.
     pub fn complete(&mut self, tag: u64, mark: &mut dyn FnMut(&Target)) -> Completed {
-        let chain = Self::chain(tag);
-        let mut index = self.state().chains.get(chain).copied().unwrap_or(0);
-        let mut before = 0u32;
-        let mut found: Option<(u32, u32)> = None;
-        while index != 0 {
-            let Some(node) = self.node(index) else { break };
-            let node = *node;
-            if node.tag == tag {
-                if node.to > node.from {
-                    mark(&target(&node));
-                }
-                // The oldest is the last in the chain.
-                found = Some((before, index));
+        let mut open = 0;
+        self.retain(tag, |node| {
+            if node.is_write() {
+                mark(&target(node));
             }
-            before = index;
-            index = node.next;
-        }
-        let Some((before, index)) = found else {
+            open += u32::from(!node.ended);
+            true
+        });
+        if open == 0 {
             let state = self.state();
             state.older = state.older.saturating_sub(1);
             return Completed::Unknown;
-        };
-        let node = self.node(index).map_or(NO_REQUEST, |node| *node);
-        if before == 0 {
-            if let Some(head) = self.state().chains.get_mut(chain) {
-                *head = node.next;
-            }
-        } else if let Some(before) = self.node(before) {
-            before.next = node.next;
         }
-        self.release(index);
-        let state = self.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        state.writes = state.writes.saturating_sub(u32::from(node.to > node.from));
-        if node.to > node.from { Completed::Write(target(&node)) } else { Completed::Other }
+        self.end_one(tag, open);
+        Completed::Known
     }
 
-    /// Every write in flight.
+    /// The request that was entered under `tag` with this target was not submitted after all.
+    pub fn retract(&mut self, tag: u64, write: Option<&Target>) {
+        let (mut open, mut found) = (0, false);
+        self.retain(tag, |node| {
+            if node.ended {
+                return true;
+            }
+            open += 1;
+            let same = if node.is_write() { write == Some(&target(node)) } else { write.is_none() };
+            let taken = same && !found;
+            found |= taken;
+            !taken
+        });
+        match (found, open) {
+            (false, 0) => {}
+            // A completion of another one took it for its own.
+            (false, _) => self.end_one(tag, open),
+            (true, 1) => self.end_last(tag),
+            (true, _) => self.count_end(),
+        }
+    }
+
+    fn count_end(&mut self) {
+        let state = self.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+    }
+
+    fn end_last(&mut self, tag: u64) {
+        self.retain(tag, |_| false);
+        self.count_end();
+    }
+
+    /// One of the `open` requests under `tag` has ended.
+    fn end_one(&mut self, tag: u64, open: u32) {
+        if open == 1 {
+            return self.end_last(tag);
+        }
+        self.count_end();
+        // Only writes need to be kept, and of each file one range that covers all.
+        let (mut reads, mut oldest) = (0, NO_REQUEST);
+        self.retain(tag, |node| {
+            if !node.ended {
+                reads += u32::from(!node.is_write());
+                oldest = *node;
+            }
+            true
+        });
+        if reads > 0 {
+            let mut left = reads;
+            self.retain(tag, |node| {
+                left -= u32::from(!node.ended && !node.is_write() && left > 0);
+                node.ended || node.is_write() || left > 0
+            });
+            return;
+        }
+        let mut merged = false;
+        self.retain(tag, |node| {
+            if node.ended && node.is_same_file(&oldest) {
+                (node.from, node.to) = (node.from.min(oldest.from), node.to.max(oldest.to));
+                merged = true;
+            }
+            true
+        });
+        let mut left = open;
+        self.retain(tag, |node| {
+            if node.ended {
+                return true;
+            }
+            left -= 1;
+            node.ended = left == 0;
+            !(node.ended && merged)
+        });
+    }
+
+    /// Walks the requests under `tag`, the newest first, and takes out those for which `keep` is false.
+    fn retain(&mut self, tag: u64, mut keep: impl FnMut(&mut Request) -> bool) {
+        let chain = Self::chain(tag);
+        let mut index = self.state().chains.get(chain).copied().unwrap_or(0);
+        let mut before = 0u32;
+        while index != 0 {
+            let Some(node) = self.node(index) else { break };
+            let next = node.next;
+            if node.tag != tag || keep(node) {
+                before = index;
+                index = next;
+                continue;
+            }
+            let write = node.is_write();
+            if before == 0 {
+                if let Some(head) = self.state().chains.get_mut(chain) {
+                    *head = next;
+                }
+            } else if let Some(before) = self.node(before) {
+                before.next = next;
+            }
+            self.release(index);
+            let state = self.state();
+            state.writes = state.writes.saturating_sub(u32::from(write));
+            index = next;
+        }
+    }
+
+    /// Every write that may be in flight.
     pub fn each_write(&mut self, mut visit: impl FnMut(&Target)) {
         for chain in 0..CHAINS {
             let mut index = self.state().chains.get(chain).copied().unwrap_or(0);
             while index != 0 {
                 let Some(node) = self.node(index) else { break };
                 let node = *node;
-                if node.to > node.from {
+                if node.is_write() {
                     visit(&target(&node));
                 }
                 index = node.next;

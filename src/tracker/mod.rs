@@ -26,7 +26,15 @@ use table::Table;
 /// Devices that sources may lie on.
 const DEVICES: usize = 64;
 /// Files whose writers cannot be seen (P24).
+#[cfg(not(feature = "model"))]
 const UNSEEN: usize = 1024;
+#[cfg(feature = "model")]
+const UNSEEN: usize = 4;
+/// Inodes that the first table has room for.
+#[cfg(not(feature = "model"))]
+const ENTRIES: usize = 16_384;
+#[cfg(feature = "model")]
+const ENTRIES: usize = 4;
 
 /// Why the running backup cannot be exact, found by capture in a place where nothing can be reported. The first
 /// one stays.
@@ -103,6 +111,17 @@ static TRACKER: Tracker = Tracker::new();
 
 /// The process's tracker: one backup runs at a time.
 #[cfg(not(feature = "model"))]
+pub fn tracker() -> &'static Tracker {
+    &TRACKER
+}
+
+#[cfg(feature = "model")]
+shuttle::lazy_static! {
+    static ref TRACKER: Box<Tracker> = Box::new(Tracker::new());
+}
+
+/// The tracker of one execution of the model.
+#[cfg(feature = "model")]
 pub fn tracker() -> &'static Tracker {
     &TRACKER
 }
@@ -261,7 +280,7 @@ impl Tracker {
         }
         self.unseen_count.store(0, Ordering::SeqCst);
         self.in_flight.reset();
-        self.table.store(Box::into_raw(Box::new(Table::new(16_384))), Ordering::SeqCst);
+        self.table.store(Box::into_raw(Box::new(Table::new(ENTRIES))), Ordering::SeqCst);
         self.gate.turn_on();
     }
 

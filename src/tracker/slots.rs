@@ -83,6 +83,12 @@ fn this_thread() -> usize {
     usize::from(shuttle::current::me()) + 1
 }
 
+#[cfg(feature = "model")]
+fn kernel_thread_id() -> u32 {
+    this_thread() as u32
+}
+
+#[cfg(not(feature = "model"))]
 fn kernel_thread_id() -> u32 {
     // SAFETY: gettid has no preconditions.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
@@ -234,7 +240,7 @@ impl<'a> Place<'a> {
     pub(super) fn enter(&self, call: &'static CStr) -> Pass<'a> {
         match self.slot {
             Some(slot) => {
-                let epoch = self.slots.epoch.load(Ordering::Relaxed);
+                let epoch = self.slots.epoch.load(Ordering::Acquire);
                 if slot.epoch.load(Ordering::Relaxed) != epoch {
                     slot.tid.store(kernel_thread_id(), Ordering::Relaxed);
                     slot.epoch.store(epoch, Ordering::Release);

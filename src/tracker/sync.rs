@@ -5,6 +5,7 @@ pub use shuttle::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ato
 #[cfg(not(feature = "model"))]
 pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+#[cfg(not(feature = "model"))]
 use std::time::Duration;
 
 /// Sleeps until `word` differs from `expected`, a wake-up, or `timeout`; may return early (futex(2)).
@@ -38,16 +39,6 @@ pub fn futex_wake_all(word: &AtomicU32) {
     };
 }
 
-/// In the model a sleeper is a thread that lets the others go first.
-#[cfg(feature = "model")]
-pub fn futex_wait(_word: &AtomicU32, _expected: u32, _timeout: Duration) {
-    shuttle::thread::yield_now();
-}
-
-/// In the model nobody really sleeps.
-#[cfg(feature = "model")]
-pub fn futex_wake_all(_word: &AtomicU32) {}
-
 /// Milliseconds of CLOCK_MONOTONIC; reads the vDSO, no system call.
 #[cfg(not(feature = "model"))]
 pub fn monotonic_millis() -> u64 {
@@ -58,26 +49,84 @@ pub fn monotonic_millis() -> u64 {
 }
 
 #[cfg(feature = "model")]
-pub use model_clock::monotonic_millis;
+pub use model::{futex_wait, futex_wake_all, monotonic_millis};
 
-/// The model's time: stands still unless a test moves it.
+/// Time and sleep of one execution of the model: a sleeper sleeps until it is woken or a test has moved the clock
+/// past its timeout. A lost wake-up is a thread that sleeps for ever, which the checker reports.
 #[cfg(feature = "model")]
-pub mod model_clock {
-    use super::{AtomicU64, Ordering};
-    use std::cell::RefCell;
-    use std::sync::Arc;
+pub mod model {
+    use super::{AtomicU32, AtomicU64, Ordering};
+    use shuttle::sync::{Condvar, Mutex};
+    use std::collections::BTreeMap;
+    use std::time::Duration;
 
-    thread_local! {
-        static NOW: RefCell<Option<Arc<AtomicU64>>> = const { RefCell::new(None) };
+    #[derive(Default)]
+    struct Sleepers {
+        tickets: u64,
+        /// Address of the word that each ticket sleeps on.
+        asleep: BTreeMap<u64, usize>,
+        deaf: bool,
+    }
+
+    shuttle::lazy_static! {
+        static ref NOW: AtomicU64 = AtomicU64::new(0);
+        static ref SLEEPERS: (Mutex<Sleepers>, Condvar) = (Mutex::new(Sleepers::default()), Condvar::new());
+    }
+
+    fn address(word: &AtomicU32) -> usize {
+        std::ptr::from_ref(word).addr()
+    }
+
+    /// futex(2), FUTEX_WAIT.
+    pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+        let Ok(mut sleepers) = SLEEPERS.0.lock() else { return };
+        if word.load(Ordering::SeqCst) != expected {
+            drop(sleepers);
+            // Whoever is about to change the word back gets to it.
+            shuttle::thread::yield_now();
+            return;
+        }
+        let until = monotonic_millis() + timeout.as_millis() as u64;
+        sleepers.tickets += 1;
+        let ticket = sleepers.tickets;
+        sleepers.asleep.insert(ticket, address(word));
+        while sleepers.asleep.contains_key(&ticket) && monotonic_millis() < until {
+            sleepers = match SLEEPERS.1.wait(sleepers) {
+                Ok(sleepers) => sleepers,
+                Err(_) => return,
+            };
+        }
+        sleepers.asleep.remove(&ticket);
+    }
+
+    /// futex(2), FUTEX_WAKE.
+    pub fn futex_wake_all(word: &AtomicU32) {
+        if let Ok(mut sleepers) = SLEEPERS.0.lock()
+            && !sleepers.deaf
+        {
+            sleepers.asleep.retain(|_, on| *on != address(word));
+        }
+        SLEEPERS.1.notify_all();
+    }
+
+    /// From now on nobody is woken: a control of the checks themselves.
+    pub fn deafen() {
+        if let Ok(mut sleepers) = SLEEPERS.0.lock() {
+            sleepers.deaf = true;
+        }
     }
 
     /// Milliseconds of the model's clock.
     pub fn monotonic_millis() -> u64 {
-        NOW.with(|now| now.borrow().as_ref().map_or(0, |now| now.load(Ordering::SeqCst)))
+        NOW.load(Ordering::SeqCst)
     }
 
-    /// Gives the calling thread a clock to read.
-    pub fn use_clock(clock: Arc<AtomicU64>) {
-        NOW.with(|now| *now.borrow_mut() = Some(clock));
+    /// Moves the clock.
+    pub fn advance(time: Duration) {
+        {
+            let _sleepers = SLEEPERS.0.lock();
+            NOW.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
+        }
+        SLEEPERS.1.notify_all();
     }
 }

@@ -6,6 +6,12 @@
 use super::entry::{Entry, Key};
 use super::sync::{AtomicPtr, Ordering};
 
+/// Half of the places of the smallest table.
+#[cfg(not(feature = "model"))]
+const LEAST: usize = 64;
+#[cfg(feature = "model")]
+const LEAST: usize = 4;
+
 /// The table itself: a power of two of places.
 #[derive(Debug)]
 pub struct Table {
@@ -25,7 +31,7 @@ fn hash(key: Key) -> usize {
 impl Table {
     /// An empty table with room for `entries` at half load.
     pub fn new(entries: usize) -> Self {
-        let places = (entries.max(64) * 2).next_power_of_two();
+        let places = (entries.max(LEAST) * 2).next_power_of_two();
         Table { places: (0..places).map(|_| AtomicPtr::default()).collect() }
     }
 

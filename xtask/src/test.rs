@@ -20,6 +20,11 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
         sh::run(&mut sh::cargo(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     })?;
     step("tests without a server", || sh::run(&mut sh::cargo(["test", "--workspace", "--exclude", "lab"])))?;
+    step("model check", || {
+        let model = ["--package", "tokudb_backup", "--features", "model", "--test", "model"];
+        sh::run(sh::cargo(["clippy"]).args(model).args(["--", "--deny", "warnings"]))?;
+        sh::run(sh::cargo(["test"]).args(model))
+    })?;
     step("servers", || servers::fetch(&servers::DEFAULT))?;
     let plugins = step("plugin", || build::build(false))?;
     step("tests on real servers", || {
