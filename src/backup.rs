@@ -252,6 +252,10 @@ impl Watcher for Attached {
         self.0.as_ref().map_or(0, Capture::reap)
     }
 
+    fn verify(&self) -> Result<bool> {
+        self.0.as_ref().map_or(Ok(true), Capture::verify)
+    }
+
     fn is_intact(&self) -> bool {
         self.0.as_ref().is_none_or(Capture::is_intact)
     }

@@ -347,6 +347,9 @@ impl<'a> Engine<'a> {
                 return Ok(Err(Missed::Busy));
             }
         }
+        if !watcher.verify()? {
+            return Ok(Err(Missed::Hooks));
+        }
         watcher.reap();
         self.refuse_unseen()?;
         self.mark_unseen();

@@ -106,7 +106,9 @@ mod tests {
         let (one, two, other) = (tag(7, 1, 1), tag(7, 2, 1), tag(70, 1, 9));
         let row = |tag: &str| event(30, &format!("..{tag}.."));
         let mut log = MAGIC.to_vec();
-        for event in [row(&one), row(&one), event(XID_EVENT, "x"), row(&other), event(XID_EVENT, "x"), row(&two)] {
+        for event in
+            [row(&one), row(&one), event(XID_EVENT, "x"), row(&other), event(XID_EVENT, "x"), row(&two)]
+        {
             log.extend(event);
         }
         let torn = event(XID_EVENT, "long enough");

@@ -107,13 +107,16 @@ fn complaints(server: &Server) -> Result<Vec<String>> {
 
 fn is_complaint(line: &str) -> bool {
     // What a MyISAM table that was open for writing says when it is opened.
-    let hot = HOT_MYISAM.iter().any(|table| line.contains(table)) || ddl::STORM.iter().any(|d| line.contains(d));
+    let hot =
+        HOT_MYISAM.iter().any(|table| line.contains(table)) || ddl::STORM.iter().any(|d| line.contains(d));
     if hot && (line.contains("is marked as crashed") || line.contains("Incorrect key file")) {
         return false;
     }
     // MySQL 9 says this of names that a table had before RENAME took it to another database, and goes on well.
     let mut names = ddl::STORM.iter().chain(&ddl::RING).flat_map(|db| [format!(" {db}/"), format!("'{db}/")]);
-    if ["[MY-013589]", "[MY-012351]"].iter().any(|number| line.contains(number)) && names.any(|n| line.contains(&n)) {
+    if ["[MY-013589]", "[MY-012351]"].iter().any(|number| line.contains(number))
+        && names.any(|n| line.contains(&n))
+    {
         return false;
     }
     let lower = line.to_lowercase();
@@ -151,7 +154,9 @@ fn check_tables(conn: &mut Conn, features: &Features) -> Result<Checked, SqlErro
         let complaints: Vec<String> = answer
             .texts()
             .iter()
-            .filter(|row| matches!(row[2].to_lowercase().as_str(), "error" | "warning") || !is_fine(&row[2], &row[3]))
+            .filter(|row| {
+                matches!(row[2].to_lowercase().as_str(), "error" | "warning") || !is_fine(&row[2], &row[3])
+            })
             .map(|row| format!("{} ({engine}): {} {}", table, row[2], row[3]))
             .collect();
         if complaints.is_empty() {
@@ -211,7 +216,11 @@ fn sum_of_accounts(conn: &mut Conn) -> Result<Vec<String>> {
     let parts: Vec<String> =
         tables.iter().flatten().map(|table| format!("(SELECT SUM(balance) FROM bank.{table})")).collect();
     let sum = conn.value(format!("SELECT {}", parts.join(" + ")))?.unwrap_or_default();
-    Ok(if sum == TOTAL.to_string() { Vec::new() } else { vec![format!("the accounts hold {sum}, not {TOTAL}")] })
+    Ok(if sum == TOTAL.to_string() {
+        Vec::new()
+    } else {
+        vec![format!("the accounts hold {sum}, not {TOTAL}")]
+    })
 }
 
 fn read_journals(conn: &mut Conn, round: u64, features: &Features) -> Result<Journals, SqlError> {
@@ -237,8 +246,10 @@ fn journal(conn: &mut Conn, table: &str, round: u64) -> Result<Vec<(u32, u64)>, 
 fn same_end(conn: &mut Conn, data: &Path, base: &str, round: u64) -> Result<Vec<String>> {
     let mut innodb = journal(conn, JOURNAL, round)?;
     let logged = binlog::transactions(data, base, round)?;
-    let mut logged: Vec<(u32, u64)> =
-        logged.into_iter().flat_map(|(client, seqs)| seqs.into_iter().map(move |seq| (client, seq))).collect();
+    let mut logged: Vec<(u32, u64)> = logged
+        .into_iter()
+        .flat_map(|(client, seqs)| seqs.into_iter().map(move |seq| (client, seq)))
+        .collect();
     innodb.sort_unstable();
     logged.sort_unstable();
     let only = |these: &[(u32, u64)], others: &[(u32, u64)]| -> Vec<(u32, u64)> {

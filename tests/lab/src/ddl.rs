@@ -50,9 +50,8 @@ pub fn check_ring(conn: &mut Conn) -> Result<Option<String>, SqlError> {
     let mut found = Vec::new();
     for database in RING {
         for table in conn.query(format!("SHOW TABLES FROM {database}"))?.texts().into_iter().flatten() {
-            let rows = conn
-                .query(format!("SELECT MIN(own), MAX(own), COUNT(*) FROM {database}.{table}"))?
-                .texts();
+            let rows =
+                conn.query(format!("SELECT MIN(own), MAX(own), COUNT(*) FROM {database}.{table}"))?.texts();
             if rows[0][0] != rows[0][1] || rows[0][2] != "3" {
                 return Ok(Some(format!("{database}.{table} has the rows {rows:?}")));
             }

@@ -140,7 +140,8 @@ fn collect(dir: &Path, inodes: &mut HashMap<(u64, u64), PathBuf>) -> Result<()> 
 pub fn size(dir: &Path) -> Result<(u64, usize)> {
     let mut inodes = HashMap::new();
     collect(dir, &mut inodes)?;
-    let files = inodes.values().filter_map(|path| fs::symlink_metadata(path).ok()).filter(|meta| meta.is_file());
+    let files =
+        inodes.values().filter_map(|path| fs::symlink_metadata(path).ok()).filter(|meta| meta.is_file());
     Ok(files.fold((0, 0), |(bytes, count), meta| (bytes + meta.len(), count + 1)))
 }
 

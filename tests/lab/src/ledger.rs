@@ -136,11 +136,7 @@ impl Ledger {
             for (commit, number) in stream.commits.iter().zip(1..) {
                 let Commit { begun, acknowledged } = commit;
                 let (begun, acknowledged) = (begun.as_secs_f64(), acknowledged.as_secs_f64());
-                writeln!(
-                    file,
-                    "{} {} {number} {begun:.6} {acknowledged:.6}",
-                    stream.table, stream.client
-                )?;
+                writeln!(file, "{} {} {number} {begun:.6} {acknowledged:.6}", stream.table, stream.client)?;
             }
             if let Some(begun) = stream.pending {
                 writeln!(file, "{} {} pending {:.6}", stream.table, stream.client, begun.as_secs_f64())?;

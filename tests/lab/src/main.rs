@@ -6,7 +6,8 @@ use lab::round::Settings;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] [--kill9] \
+const USAGE: &str =
+    "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] [--kill9] \
                      [--without-capture] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]";
 
@@ -57,7 +58,9 @@ impl Flags {
 
     /// The value of `--name VALUE` or `--name=VALUE`.
     fn value<T: FromStr>(&mut self, name: &str) -> Result<Option<T>> {
-        let Some(at) = self.0.iter().position(|arg| arg.split('=').next() == Some(name)) else { return Ok(None) };
+        let Some(at) = self.0.iter().position(|arg| arg.split('=').next() == Some(name)) else {
+            return Ok(None);
+        };
         let flag = self.0.remove(at);
         let value = match flag.split_once('=') {
             Some((_, value)) => value.to_owned(),

@@ -132,7 +132,12 @@ impl Lab {
     ///
     /// # Errors
     /// When something other than what is under test fails.
-    pub fn round(&mut self, seed: u64, step: &dyn Fn(&str), beside: &(dyn Fn(&mut Conn) + Sync)) -> Result<Round> {
+    pub fn round(
+        &mut self,
+        seed: u64,
+        step: &dyn Fn(&str),
+        beside: &(dyn Fn(&mut Conn) + Sync),
+    ) -> Result<Round> {
         if !self.server.is_running() {
             self.restart()?;
         }

@@ -41,8 +41,7 @@ pub type AtRest = (String, String);
 pub fn prepare(conn: &mut Conn, features: &Features, rng: &mut Rng) -> Result<Vec<AtRest>, SqlError> {
     conn.exec("CREATE DATABASE bank")?;
     for table in 0..ACCOUNT_TABLES {
-        let partitions =
-            if table == ACCOUNT_TABLES - 1 { "PARTITION BY HASH (id) PARTITIONS 4" } else { "" };
+        let partitions = if table == ACCOUNT_TABLES - 1 { "PARTITION BY HASH (id) PARTITIONS 4" } else { "" };
         conn.exec(format!(
             "CREATE TABLE bank.accounts{table} (id INT PRIMARY KEY, balance BIGINT NOT NULL, pad CHAR(100) NOT \
              NULL DEFAULT 'x') ENGINE=InnoDB {partitions}"
@@ -148,7 +147,9 @@ pub fn begin_round(conn: &mut Conn, features: &Features) -> Result<(), SqlError>
 pub fn start(load: &mut Load, features: &Features, round: u64, rng: &Rng) -> Result<(), SqlError> {
     for client in 0..CLIENTS {
         let rng = rng.fork(u64::from(client));
-        load.spawn(move |conn, shared| move_money(conn, shared, Journal { table: JOURNAL, round, client, rng }))?;
+        load.spawn(move |conn, shared| {
+            move_money(conn, shared, Journal { table: JOURNAL, round, client, rng })
+        })?;
     }
     let mut journals = vec![JOURNAL_MYISAM];
     if features.has("Aria") {
