@@ -252,8 +252,8 @@ impl Watcher for Attached {
         self.0.as_ref().map_or(0, Capture::reap)
     }
 
-    fn renew(&self) -> Result<()> {
-        self.0.as_ref().map_or(Ok(()), |capture| capture.verify().map(drop))
+    fn verify(&self) -> Result<bool> {
+        self.0.as_ref().map_or(Ok(true), Capture::verify)
     }
 
     fn is_intact(&self) -> bool {

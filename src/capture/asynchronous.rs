@@ -300,6 +300,13 @@ fn destroyed(call: &'static CStr, context: usize, result: c_long) {
     tracker().in_flight().remove(context);
 }
 
+/// Whether a stream is being destroyed just now.
+pub fn is_any_closing() -> bool {
+    let mut any = false;
+    tracker().in_flight().each(|_, stream| any |= stream.kind() == StreamKind::Closing);
+    any
+}
+
 /// Reads all completion rings and returns how many writes are still under way. Allocates nothing.
 pub fn reap() -> u32 {
     let Some(pass) = tracker().pin(c"reap") else { return 0 };

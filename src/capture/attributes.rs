@@ -66,8 +66,11 @@ pub unsafe fn by_path(
             return;
         }
         let after = if follow { place.stat() } else { place.lstat() };
-        let certain = MOVES.quiet_since(moves, 0)
-            && if is_link { NAMES.quiet_since(all_names, 0) } else { place.is_quiet() };
+        let certain = if is_link {
+            MOVES.quiet_since(moves, 0) && NAMES.quiet_since(all_names, 0)
+        } else {
+            place.path_is_quiet(0) && place.is_quiet()
+        };
         match (before, after) {
             (Some(before), Some(after)) if before.key == after.key && certain => {
                 if has_entry(&before) {

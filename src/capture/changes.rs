@@ -24,10 +24,16 @@ pub static NAMES: Changes = Changes::new();
 
 const BINS: usize = 1024;
 static NAME_BINS: [Changes; BINS] = [const { Changes::new() }; BINS];
+static MOVE_BINS: [Changes; BINS] = [const { Changes::new() }; BINS];
 
 /// Changes of one name in one directory (and of those that share its bin).
 pub fn of_name(hash: u64) -> &'static Changes {
     NAME_BINS.get(hash as usize % BINS).unwrap_or(&NAMES)
+}
+
+/// Those of [`MOVES`] in which a name was given or taken, in whatever directory (and those that share its bin).
+pub fn of_move(hash: u64) -> &'static Changes {
+    MOVE_BINS.get(hash as usize % BINS).unwrap_or(&MOVES)
 }
 
 impl Changes {

@@ -25,7 +25,7 @@ mod syscall;
 mod table;
 mod uring;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,9 @@ pub use table::intercepted;
 static STORING: Mutex<()> = Mutex::new(());
 /// Whether slots may be given our addresses.
 static ATTACHED: AtomicBool = AtomicBool::new(false);
+
+/// How many objects had ever been loaded when all of them were intercepted for the last time.
+static COVERED: AtomicU64 = AtomicU64::new(0);
 
 /// Our hooks are in place for as long as this lives.
 #[derive(Debug)]
@@ -126,11 +129,11 @@ impl Capture {
         Ok(look.new == 0)
     }
 
-    /// Whether all slots are ours and no object has come since the last [`Capture::verify`]. Allocates nothing and
-    /// may be called inside the gate.
+    /// Whether all slots are ours that [`Capture::verify`] saw, and those of objects that came since are too.
+    /// Allocates nothing and may be called inside the gate.
     pub fn is_intact(&self) -> bool {
         let Ok(held) = self.held.lock() else { return false };
-        elf::adds() == held.adds && held.slots().all(elf::Slot::is_ours)
+        elf::adds() == COVERED.load(Ordering::SeqCst) && held.slots().all(elf::Slot::is_ours)
     }
 
     /// Takes the hooks out again. Calls may still be inside them: see `Tracker::end`.
@@ -191,6 +194,7 @@ fn intercept(objects: &Objects) -> Result<()> {
     for object in &objects.list {
         object.store(|slot| (!slot.is_ours()).then(|| slot.hook.detour()))?;
     }
+    COVERED.fetch_max(objects.adds, Ordering::SeqCst);
     Ok(())
 }
 

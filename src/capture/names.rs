@@ -153,16 +153,28 @@ unsafe fn one_name(
     if !hook::is_on() {
         return real();
     }
-    let entered = keep_errno(|| {
-        // SAFETY: by the caller's promise.
-        let place = unsafe { Place::of(directory, path) }.filter(Place::is_watched)?;
-        Some((tracker().enter(call)?, place))
-    });
-    let Some((pass, place)) = entered else { return real() };
+    // SAFETY: by the caller's promise.
+    match keep_errno(|| unsafe { Place::of(directory, path) }) {
+        Some(place) => at_place(call, &place, real, change),
+        None => real(),
+    }
+}
+
+/// As [`one_name`], with the place looked up.
+fn at_place(
+    call: &'static CStr,
+    place: &Place,
+    real: impl FnOnce() -> c_int,
+    change: impl FnOnce(&Place, &Pass<'_>, c_int),
+) -> c_int {
+    if !place.is_watched() {
+        return real();
+    }
+    let Some(pass) = keep_errno(|| tracker().enter(call)) else { return real() };
     let result = real();
     keep_errno(|| {
         if hook::may_have_changed(result.into()) {
-            change(&place, &pass, result);
+            change(place, &pass, result);
         }
     });
     result
@@ -184,8 +196,7 @@ pub unsafe fn unlink(
     // SAFETY: by the caller's promise.
     let Some(place) = keep_errno(|| unsafe { Place::of(directory, path) }) else { return real() };
     let changes = place.begin();
-    // SAFETY: by the caller's promise.
-    let result = unsafe { one_name(call, directory, path, real, |place, pass, _| place.mark(pass, 0)) };
+    let result = at_place(call, &place, real, |place, pass, _| place.mark(pass, 0));
     drop(changes);
     result
 }
@@ -264,16 +275,15 @@ pub unsafe fn symlink(
     path: *const c_char,
     real: impl FnOnce() -> c_int,
 ) -> c_int {
-    let real = || {
-        let moves = MOVES.begin();
-        let result = real();
-        drop(moves);
-        result
-    };
-    // Our own change of MOVES is over when the place is looked at again, so it is seen as somebody's: a link is
-    // rare, and listing all directories again is right.
+    if !hook::is_on() {
+        return real();
+    }
     // SAFETY: by the caller's promise.
-    unsafe { one_name(call, directory, path, real, |place, pass, _| place.mark(pass, 0)) }
+    let Some(place) = keep_errno(|| unsafe { Place::of(directory, path) }) else { return real() };
+    let moves = (MOVES.begin(), place.begin_move());
+    let result = at_place(call, &place, real, |place, pass, _| place.mark(pass, 1));
+    drop(moves);
+    result
 }
 
 /// link(2). A file without a name that gets one is as good as created (P6).
@@ -296,16 +306,16 @@ pub unsafe fn link(
         let path = unsafe { CStr::from_ptr(from.1) };
         if path.is_empty() { hook::stat(from.0) } else { hook::stat_at(from.0, path, follow) }
     });
-    let moves = linked.is_some_and(|stat| stat.is(libc::S_IFLNK)).then(|| MOVES.begin());
     // SAFETY: by the caller's promise.
-    let result = unsafe {
-        one_name(call, to.0, to.1, real, |place, pass, _| {
-            if let Some(file) = linked.filter(|file| file.links == 0) {
-                tracker().mark_born(pass, file.key);
-            }
-            place.mark(pass, u64::from(moves.is_some()));
-        })
-    };
+    let Some(place) = keep_errno(|| unsafe { Place::of(to.0, to.1) }) else { return real() };
+    let is_link = linked.is_some_and(|stat| stat.is(libc::S_IFLNK));
+    let moves = is_link.then(|| (MOVES.begin(), place.begin_move()));
+    let result = at_place(call, &place, real, |place, pass, _| {
+        if let Some(file) = linked.filter(|file| file.links == 0) {
+            tracker().mark_born(pass, file.key);
+        }
+        place.mark(pass, is_link.into());
+    });
     drop(moves);
     result
 }
@@ -339,7 +349,7 @@ pub unsafe fn rename(
         let is_file = |place: &Place| place.lstat().is_some_and(|stat| stat.is(libc::S_IFREG));
         !is_file(&from) || flags & libc::RENAME_EXCHANGE != 0 && !is_file(&to)
     });
-    let moves = moves_paths.then(|| MOVES.begin());
+    let moves = moves_paths.then(|| (MOVES.begin(), from.begin_move(), to.begin_move()));
     let result = real();
     keep_errno(|| {
         if hook::may_have_changed(result.into()) {

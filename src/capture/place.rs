@@ -7,6 +7,8 @@ use super::hook::{self, Stat};
 use crate::tracker::{Key, Pass, tracker};
 
 const LIMIT: usize = libc::PATH_MAX as usize;
+/// Names of a parent's path that are followed one by one.
+const STEPS: usize = 16;
 
 /// A path as a caller gave it, with the directory that its last name stood in before the call.
 #[derive(Debug)]
@@ -17,8 +19,12 @@ pub struct Place {
     parent: Option<Key>,
     path: *const c_char,
     name_hash: u64,
+    /// The last name's alone, in whatever directory.
+    move_hash: u64,
     moves: Stamp,
     name: Stamp,
+    /// The moves of each name of the parent's path; `None`: there are too many, or one is "..".
+    steps: Option<[Option<(&'static Changes, Stamp)>; STEPS]>,
 }
 
 impl Place {
@@ -36,8 +42,10 @@ impl Place {
             parent: None,
             path,
             name_hash: 0,
+            move_hash: 0,
             moves: MOVES.stamp(),
             name: MOVES.stamp(),
+            steps: None,
         };
         // SAFETY: by the caller's promise.
         let bytes = unsafe { CStr::from_ptr(path) }.to_bytes();
@@ -47,6 +55,8 @@ impl Place {
         if parent.len() >= LIMIT {
             return None;
         }
+        place.steps = steps(parent);
+        place.move_hash = hash(None, name);
         place.parent = place.look().map(|stat| stat.key);
         place.name_hash = hash(place.parent, name);
         place.name = place.changes().stamp();
@@ -92,12 +102,52 @@ impl Place {
         [self.changes().begin(), changes::NAMES.begin()]
     }
 
-    /// The directory that the name stands in, when it was the same one all the time. `own_moves`: see
-    /// [`Changes::quiet_since`].
+    /// The name is about to be given to, or taken from, a directory or a link, so that paths lead elsewhere.
+    pub fn begin_move(&self) -> Change<'static> {
+        changes::of_move(self.move_hash).begin()
+    }
+
+    /// Whether the parent's path led to the same directory all the time if it does so at its two ends. `own_moves`:
+    /// the caller's changes of [`MOVES`] under way, see [`Changes::quiet_since`].
+    pub fn path_is_quiet(&self, own_moves: u64) -> bool {
+        if MOVES.quiet_since(self.moves, own_moves) {
+            return true;
+        }
+        // Something was moved: it matters when it has one of our path's names, or is where a link leads.
+        let Some(steps) = &self.steps else { return false };
+        steps.iter().flatten().all(|(moves, stamp)| moves.quiet_since(*stamp, 0))
+            && !self.leads_through_link()
+    }
+
+    fn leads_through_link(&self) -> bool {
+        let mut path = self.parent_path;
+        let length = path.iter().position(|&byte| byte == 0).unwrap_or(0);
+        (1..=length)
+            // Where a name ends.
+            .filter(|&end| {
+                let at = |index: usize| self.parent_path.get(index).copied().unwrap_or(0);
+                at(end - 1) != b'/' && matches!(at(end), b'/' | 0)
+            })
+            .any(|end| self.is_link(&mut path, end))
+    }
+
+    /// Whether the first `length` bytes of the parent's path are a link, or nothing.
+    fn is_link(&self, path: &mut [u8; LIMIT], length: usize) -> bool {
+        let Some(end) = path.get_mut(length) else { return true };
+        let kept = std::mem::replace(end, 0);
+        let stat = CStr::from_bytes_until_nul(path)
+            .ok()
+            .and_then(|path| hook::stat_at(self.directory, path, libc::AT_SYMLINK_NOFOLLOW));
+        if let Some(end) = path.get_mut(length) {
+            *end = kept;
+        }
+        stat.is_none_or(|stat| stat.is(libc::S_IFLNK))
+    }
+
+    /// The directory that the name stands in, when it was the same one all the time.
     pub fn certain(&self, own_moves: u64) -> Option<Key> {
         let parent = self.parent?;
-        (self.look().is_some_and(|now| now.key == parent) && MOVES.quiet_since(self.moves, own_moves))
-            .then_some(parent)
+        (self.look().is_some_and(|now| now.key == parent) && self.path_is_quiet(own_moves)).then_some(parent)
     }
 
     /// The name has changed: marks its directory, or all where it cannot be told which.
@@ -123,6 +173,20 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
         Some(slash) => Some((path.get(..=slash)?, path.get(slash + 1..)?)),
         None => Some((b".", path)),
     }
+}
+
+/// The moves of each name of a path. `None`: too many, or ".." is among them, which a move of a directory changes.
+fn steps(path: &[u8]) -> Option<[Option<(&'static Changes, Stamp)>; STEPS]> {
+    let mut steps = [None; STEPS];
+    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
+    for (index, name) in names.enumerate() {
+        if name == b".." {
+            return None;
+        }
+        let moves = changes::of_move(hash(None, name));
+        *steps.get_mut(index)? = Some((moves, moves.stamp()));
+    }
+    Some(steps)
 }
 
 /// FNV-1a over the directory and the name.
@@ -155,6 +219,28 @@ mod tests {
         assert!(unsafe { Place::of(libc::AT_FDCWD, long.as_ptr().cast()) }.is_none());
         // SAFETY: null is allowed.
         assert!(unsafe { Place::of(libc::AT_FDCWD, std::ptr::null()) }.is_none());
+    }
+
+    #[test]
+    fn a_move_elsewhere_leaves_a_path_certain() {
+        let directory = std::env::temp_dir().join(format!("capture-place-{}", std::process::id()));
+        std::fs::create_dir_all(directory.join("a")).expect("a directory");
+        std::os::unix::fs::symlink("a", directory.join("link")).expect("a link");
+        let of = |path: &str| {
+            let path = std::ffi::CString::new(directory.join(path).into_os_string().into_encoded_bytes());
+            // Leaked: the place keeps the pointer.
+            // SAFETY: NUL-terminated, and it lives for ever.
+            unsafe { Place::of(libc::AT_FDCWD, path.expect("no NUL").into_raw()) }.expect("a place")
+        };
+        let moved = |name: &str| drop((MOVES.begin(), changes::of_move(hash(None, name.as_bytes())).begin()));
+        let (plain, linked, up) = (of("a/x"), of("link/x"), of("a/../a/x"));
+        moved("elsewhere");
+        assert!(plain.certain(0).is_some());
+        assert!(linked.certain(0).is_none(), "what the link leads through may have moved");
+        assert!(up.certain(0).is_none(), "where .. leads may have moved");
+        moved("a");
+        assert!(plain.certain(0).is_none());
+        std::fs::remove_dir_all(directory).expect("removed");
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub fn mappings() -> Result<Vec<Mapping>> {
 pub struct UringState {
     /// The descriptor.
     pub fd: i32,
+    /// Which ring it is: another one on the same descriptor has another number.
+    pub inode: u64,
     /// Requests that the kernel has taken, ever. `None`: this kernel does not tell.
     pub taken: Option<u32>,
     /// Requests that it has not ended.
@@ -103,6 +105,7 @@ impl UringState {
         let in_flight = taken.map_or(0, |taken| taken.wrapping_sub(done)) as i32;
         UringState {
             fd,
+            inode: field("ino").unwrap_or(0) as u64,
             taken,
             in_flight: in_flight.max(0) as u32,
             has_thread: field("SqThread").is_some_and(|thread| thread > 0),
@@ -203,8 +206,8 @@ mod tests {
 
     #[test]
     fn a_ring_tells_what_is_in_flight() {
-        let text = "SqHead:\t7\nCachedSqHead:\t9\nCachedCqTail:\t4\nSqThread:\t-1\n";
-        let ring = UringState { fd: 5, taken: Some(9), in_flight: 5, has_thread: false };
+        let text = "ino:\t77\nSqHead:\t7\nCachedSqHead:\t9\nCachedCqTail:\t4\nSqThread:\t-1\n";
+        let ring = UringState { fd: 5, inode: 77, taken: Some(9), in_flight: 5, has_thread: false };
         assert_eq!(UringState::parse(5, text), ring);
         assert!(UringState::parse(5, "SqThread:\t4711\n").has_thread);
         assert_eq!(UringState::parse(5, "pos:\t0\n").taken, None);

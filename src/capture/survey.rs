@@ -65,33 +65,33 @@ pub fn wait_for_rings(limit: &Limit<'_>) -> Result<()> {
     }
 }
 
-/// Looks for rings on which requests were taken that nobody saw being submitted. `known`: the rings that were there
-/// when capture began.
-pub fn check_rings(known: &[UringState]) -> Result<()> {
-    // A ring that is just being destroyed is forgotten a moment before its descriptor is closed.
-    for _ in 0..20 {
-        if suspect(known)?.is_none() {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    match suspect(known)? {
-        None => Ok(()),
-        Some(fd) => Err(unseen(&format!(
-            "requests are submitted to an io_uring (descriptor {fd}) in a way that cannot be intercepted"
-        ))),
-    }
+/// Rings on which requests were taken that nobody saw being submitted.
+fn strangers(known: &[UringState]) -> Result<Vec<UringState>> {
+    let mut rings = process::urings()?;
+    rings.retain(|ring| {
+        let same = |known: &&UringState| known.fd == ring.fd && known.inode == ring.inode;
+        let before = known.iter().find(same).and_then(|known| known.taken).unwrap_or(0);
+        ring.has_thread || ring.taken.is_some_and(|taken| taken != before) && older_on(ring.fd).is_none()
+    });
+    // One that is being taken down has no stream that could be compared any more.
+    if asynchronous::is_any_closing() { Ok(Vec::new()) } else { Ok(rings) }
 }
 
-/// The descriptor of a ring on which requests were taken that nobody saw being submitted.
-fn suspect(known: &[UringState]) -> Result<Option<i32>> {
-    let found = process::urings()?.into_iter().find(|ring| {
-        let before =
-            known.iter().find(|known| known.fd == ring.fd).and_then(|known| known.taken).unwrap_or(0);
-        let moved = ring.taken.is_some_and(|taken| taken != 0 && taken != before);
-        ring.has_thread || moved && older_on(ring.fd).is_none()
-    });
-    Ok(found.map(|ring| ring.fd))
+/// Refuses rings that are submitted to in a way that is not seen. `known`: those that were there when capture began.
+pub fn check_rings(known: &[UringState]) -> Result<()> {
+    let found = strangers(known)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    // A ring may have been taken down between the two looks of one.
+    let again = strangers(known)?;
+    match found.iter().find(|ring| again.iter().any(|again| again.inode == ring.inode)) {
+        Some(ring) => Err(unseen(&format!(
+            "requests are submitted to an io_uring (descriptor {}) in a way that cannot be intercepted",
+            ring.fd
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Makes the libaio contexts known that exist.

@@ -338,19 +338,22 @@ pub fn enter<R>(call: &'static CStr, submits: u32, real: impl FnOnce() -> R) -> 
 /// io_uring_queue_exit(3): the kernel ends what is in flight after it has returned, at a time that nobody sees.
 pub fn exit(call: &'static CStr, ring: *mut Ring, real: impl FnOnce()) {
     let id = ring.expose_provenance();
-    if hook::is_on() {
-        keep_errno(|| {
-            let Some(pass) = tracker().pin(call) else { return };
-            let Some(mut stream) = tracker().in_flight().find(id) else { return };
+    let closing = hook::is_on()
+        && keep_errno(|| {
+            let pass = tracker().pin(call)?;
+            let mut stream = tracker().in_flight().find(id)?;
             drain(&pass, id, &mut stream);
             if stream.writes() > 0 {
                 tracker().set_fault(Fault::LostCompletion);
             }
-            drop(stream);
-            tracker().in_flight().remove(id);
-        });
-    }
+            stream.set_kind(StreamKind::Closing);
+            Some(())
+        })
+        .is_some();
     real();
+    if closing && let Some(_pass) = keep_errno(|| tracker().pin(call)) {
+        tracker().in_flight().remove(id);
+    }
 }
 
 /// The rings are replaced by others.

@@ -134,9 +134,9 @@ pub struct Held {
 pub trait Watcher {
     /// Turns finished asynchronous requests into marks; returns how many writes are in flight still.
     fn reap(&self) -> u32;
-    /// Puts hooks into what was loaded since, and checks those that are there (P15). Not inside the gate.
-    fn renew(&self) -> super::error::Result<()>;
-    /// Whether every hook is in place and nothing was loaded since.
+    /// Before an attempt: repairs and tells whether nothing was missing (P16). An error: what was missed is lost.
+    fn verify(&self) -> super::error::Result<bool>;
+    /// Whether every hook is in place and nothing was loaded since [`Watcher::verify`].
     fn is_intact(&self) -> bool;
 }
 

@@ -370,7 +370,9 @@ impl<'a> Engine<'a> {
         watcher: &dyn Watcher,
         drain: Duration,
     ) -> Result<std::result::Result<Held, Missed>> {
-        watcher.renew()?;
+        if !watcher.verify()? {
+            return Ok(Err(Missed::Hooks));
+        }
         watcher.reap();
         self.refuse_unseen()?;
         self.mark_unseen();
