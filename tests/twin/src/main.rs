@@ -60,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
         backups: AtomicU64::new(0),
     };
     limit_file_size();
+    end_on_panic(arguments.seed);
     let (mut ran, mut failed) = (0, 0);
     std::thread::scope(|scope| {
         let (done, over) = std::sync::mpsc::channel::<()>();
@@ -128,6 +129,18 @@ fn limit_file_size() {
     let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
     // SAFETY: a limit.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+}
+
+/// A thread that panics would leave the others waiting for it.
+fn end_on_panic(seed: u64) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        println!("twin: the test itself panicked: {panic}");
+        println!("twin: 0 rounds, 1 failed, seed {seed}");
+        let _ = std::io::stdout().flush();
+        std::process::exit(4);
+    }));
 }
 
 /// Several copies of the shared object to load late: each file is an object of its own to the loader.

@@ -13,9 +13,9 @@ use crate::sys;
 use crate::world::Kind;
 
 /// Bytes of the buffer that is written from.
-pub const BUFFER: usize = 128 * 1024;
-/// Offsets and sizes are mostly below this.
-const SMALL: u64 = 160 * 1024;
+pub const BUFFER: usize = 64 * 1024;
+/// Offsets are mostly below this: all files together are then little enough for a gate, even if each is changed.
+pub const SMALL: u64 = 72 * 1024;
 /// Blocks of direct I/O.
 pub const BLOCK: u64 = 4096;
 

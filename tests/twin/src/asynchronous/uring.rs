@@ -243,7 +243,8 @@ impl Ring {
     pub fn settle(&mut self) {
         while self.under_way() > 0 {
             let submitted = self.submit();
-            assert!(submitted.is_ok() || submitted == Err(libc::EBUSY), "cannot submit: {submitted:?}");
+            let later = matches!(submitted, Ok(_) | Err(libc::EBUSY | libc::EINTR | libc::EAGAIN));
+            assert!(later, "cannot submit: {submitted:?}");
             let mut cqe = std::ptr::null_mut();
             let none = std::ptr::null_mut();
             // SAFETY: a ring, a place for a pointer, no timeout and no signals.

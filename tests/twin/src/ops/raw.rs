@@ -5,7 +5,7 @@ use libc::{O_CLOEXEC, O_CREAT, O_RDWR, RENAME_EXCHANGE, c_long, timespec};
 use super::{Needs, Operation, op, op_where, some};
 use crate::rng::Rng;
 use crate::sys::{self, Outcome, syscall};
-use crate::worker::{Held, Worker};
+use crate::worker::{Held, SMALL, Worker};
 use crate::world::Kind;
 
 /// See [`super::Table`].
@@ -39,11 +39,11 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op("syscall (ftruncate)", 2, |w, r| {
         let held = w.file(r)?;
-        nothing(syscall(libc::SYS_ftruncate, [fd(held), r.below(200_000) as usize, 0, 0, 0, 0]))
+        nothing(syscall(libc::SYS_ftruncate, [fd(held), r.below(SMALL) as usize, 0, 0, 0, 0]))
     }),
     op("syscall (fallocate)", 2, |w, r| {
         let held = w.file(r)?;
-        let (mode, at) = (*r.pick(&[0, 1, 3]), r.below(150_000) as usize);
+        let (mode, at) = (*r.pick(&[0, 1, 3]), r.below(SMALL) as usize);
         nothing(syscall(libc::SYS_fallocate, [fd(held), mode, at, 20_000, 0, 0]))
     }),
     op("syscall (openat)", 3, |w, r| {

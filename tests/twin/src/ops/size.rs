@@ -10,7 +10,7 @@ use libc::{
 use super::{Needs, Operation, op, op_where, zero};
 use crate::rng::Rng;
 use crate::sys::{self, Outcome};
-use crate::worker::{BLOCK, Worker};
+use crate::worker::{BLOCK, SMALL, Worker};
 use crate::world::Kind;
 
 /// See [`super::Table`].
@@ -46,8 +46,8 @@ fn size(rng: &mut Rng) -> i64 {
     (match rng.below(8) {
         0 => 0,
         1..4 => rng.below(20_000),
-        4..7 => rng.below(200_000),
-        _ => rng.below(50) * BLOCK,
+        4..7 => rng.below(SMALL),
+        _ => rng.below(SMALL / BLOCK) * BLOCK,
     }) as i64
 }
 
@@ -68,7 +68,7 @@ fn range(
     call: fn(c_int, c_int, i64, i64) -> c_int,
 ) -> Outcome {
     let held = w.file(rng)?;
-    let (mut offset, mut length) = (rng.below(150_000) as i64, 1 + rng.below(100_000) as i64);
+    let (mut offset, mut length) = (rng.below(SMALL) as i64, 1 + rng.below(SMALL / 2) as i64);
     if mode & (COLLAPSE | INSERT) != 0 {
         let block = BLOCK as i64;
         (offset, length) = (offset / 2 / block * block, (length / 4 / block + 1) * block);
@@ -76,7 +76,7 @@ fn range(
         // SAFETY: `stat` is written by fstat, plain integers.
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
-        if mode == INSERT && (unsafe { libc::fstat(held.fd, &mut stat) } != 0 || stat.st_size > 1 << 19) {
+        if mode == INSERT && (unsafe { libc::fstat(held.fd, &mut stat) } != 0 || stat.st_size > 1 << 18) {
             return Err(0);
         }
     }
@@ -85,7 +85,7 @@ fn range(
 
 fn posix(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, i64, i64) -> c_int) -> Outcome {
     let held = w.file(rng)?;
-    match call(held.fd, rng.below(150_000) as i64, 1 + rng.below(100_000) as i64) {
+    match call(held.fd, rng.below(SMALL) as i64, 1 + rng.below(SMALL / 2) as i64) {
         0 => Ok(()),
         errno => Err(errno),
     }
