@@ -23,6 +23,8 @@ use crate::tracker::{Key, Tracker, Unseen};
 
 /// The gate is tried when a pass has copied no more than this: a quarter of what is read inside at most (P19).
 const SMALL: u64 = 8 << 20;
+/// A pass that has copied no more than this need not be followed by another one.
+const TINY: u64 = 256 << 10;
 /// Somebody inside for longer than this: the gate is not closed (P20). At first; where calls take longer as a rule
 /// (a slow disk), it grows with each try.
 const LONG_CALL: Duration = Duration::from_millis(5);
@@ -135,11 +137,12 @@ impl<'a> Engine<'a> {
         self.enter(Phase::Converging);
         self.converge()?;
         self.look_for_foreign_changes(watcher)?;
+        let mut arena = Arena::reserve();
         self.control.ask(Question::BeforeLastPass).and_then(done)?;
         let lock = Instant::now();
-        let held = self.pass_gate(watcher);
+        let held = self.pass_gate(&mut arena, watcher);
         self.report.lock_micros = lock.elapsed().as_micros() as u64;
-        let (held, mut arena) = held?;
+        let held = held?;
         self.enter(Phase::Finishing);
         self.control.ask(Question::AfterStop).and_then(done)?;
         self.report.gate_micros = held.closed.as_micros() as u64;
@@ -261,8 +264,10 @@ impl<'a> Engine<'a> {
         self.tracker.fault().map_or(Ok(()), |fault| Err(super::faults::describe(fault)))
     }
 
-    /// Passes until what one leaves is little.
+    /// Passes until one copies little, and no longer much less than the one before: what comes after it may hold DDL
+    /// off, so it should be short.
     fn converge(&mut self) -> Result<()> {
+        let mut before = u64::MAX;
         for _ in 0..PASSES {
             self.control.check()?;
             while throttle::THROTTLE.is_paused() {
@@ -270,9 +275,11 @@ impl<'a> Engine<'a> {
                 self.control.check()?;
                 std::thread::sleep(Duration::from_millis(20));
             }
-            if self.pass(false)? <= SMALL {
+            let copied = self.pass(false)?;
+            if copied <= SMALL && copied >= before / 4 * 3 || copied <= TINY {
                 return Ok(());
             }
+            before = copied;
         }
         Err(Error::new(
             libc::EAGAIN,
@@ -284,9 +291,8 @@ impl<'a> Engine<'a> {
     }
 
     /// The last pass and the gate, until it is passed or patience ends.
-    fn pass_gate(&mut self, watcher: &dyn Watcher) -> Result<(Held, Arena)> {
+    fn pass_gate(&mut self, arena: &mut Arena, watcher: &dyn Watcher) -> Result<Held> {
         self.enter(Phase::Gate);
-        let mut arena = Arena::reserve();
         let give_up = Instant::now() + GATE_PATIENCE;
         let mut pause = Duration::from_millis(50);
         let (mut long_call, mut drain) = (LONG_CALL, DRAIN);
@@ -296,8 +302,8 @@ impl<'a> Engine<'a> {
                 long_call = (long_call * 5 / 4).min(self.longest_drain());
                 None
             } else {
-                match self.attempt(&mut arena, watcher, drain)? {
-                    Ok(held) => return Ok((held, arena)),
+                match self.attempt(arena, watcher, drain)? {
+                    Ok(held) => return Ok(held),
                     Err(missed) => Some(missed),
                 }
             };
