@@ -1,7 +1,7 @@
 //! libaio: what is submitted is in flight until its completion is found in the context's ring (P11-P14).
 
 use std::ffi::{CStr, c_int, c_long, c_void};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::data::appends;
 use super::hook::{self, keep_errno};
@@ -269,35 +269,32 @@ fn reaped(call: &'static CStr, context: usize) {
     }
 }
 
-/// io_destroy(2): the kernel waits for the context's requests, and takes its ring away.
+/// io_destroy(2): the kernel takes the ring away, then waits for the context's requests.
 pub fn destroy(call: &'static CStr, context: usize, real: impl FnOnce() -> c_long) -> c_long {
+    /// Odd, so that they are no addresses of contexts.
+    static CLOSING: AtomicUsize = AtomicUsize::new(1);
     if !hook::is_on() {
         return real();
     }
-    let known = keep_errno(|| {
+    let closing = keep_errno(|| {
         let pass = tracker().pin(call)?;
         let mut stream = tracker().in_flight().find(context)?;
         drain(&pass, context, &mut stream);
-        stream.set_kind(StreamKind::Closing);
-        Some(())
+        let id = CLOSING.fetch_add(2, Ordering::SeqCst);
+        stream.close(id);
+        Some(id)
     });
     let result = real();
-    if known.is_some() {
-        keep_errno(|| destroyed(call, context, result));
+    if let Some(id) = closing {
+        keep_errno(|| {
+            let Some(pass) = tracker().pin(call) else { return };
+            if let Some(mut stream) = tracker().in_flight().find(id) {
+                stream.each_write(marker(&pass));
+            }
+            tracker().in_flight().remove(id);
+        });
     }
     result
-}
-
-fn destroyed(call: &'static CStr, context: usize, result: c_long) {
-    let Some(pass) = tracker().pin(call) else { return };
-    let Some(mut stream) = tracker().in_flight().find(context) else { return };
-    if result < 0 {
-        stream.set_kind(StreamKind::Libaio);
-        return;
-    }
-    stream.each_write(marker(&pass));
-    drop(stream);
-    tracker().in_flight().remove(context);
 }
 
 /// Whether a stream is being destroyed just now.

@@ -346,7 +346,7 @@ pub fn exit(call: &'static CStr, ring: *mut Ring, real: impl FnOnce()) {
             if stream.writes() > 0 {
                 tracker().set_fault(Fault::LostCompletion);
             }
-            stream.set_kind(StreamKind::Closing);
+            stream.close(id);
             Some(())
         })
         .is_some();

@@ -327,9 +327,11 @@ impl Locked<'_> {
         self.state().kind
     }
 
-    /// The stream is about to be destroyed (or is not, after all).
-    pub fn set_kind(&mut self, kind: StreamKind) {
-        self.state().kind = kind;
+    /// The stream is about to be destroyed: its ring must not be read any more, and another one may come to its
+    /// address before its requests have ended. From now on it is found by `id`.
+    pub fn close(&mut self, id: usize) {
+        self.state().kind = StreamKind::Closing;
+        self.stream.id.store(id, Ordering::SeqCst);
     }
 
     /// Next completion to look at.
