@@ -1,6 +1,9 @@
 //! Names: made, moved, swapped, removed.
 
-use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ffi::{CStr, CString, OsStr, c_int, c_uint};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use libc::{
     AT_REMOVEDIR, AT_SYMLINK_FOLLOW, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE,
@@ -8,6 +11,7 @@ use libc::{
 };
 
 use super::{Operation, op, zero};
+use crate::library::c_string;
 use crate::rng::Rng;
 use crate::sys::{self, Outcome, check};
 use crate::worker::{Held, Worker};
@@ -63,6 +67,7 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op("remove", 3, |w, r| one_path(w, r, Kind::File, sys::remove)),
     op("remove (directory)", 2, |w, r| one_path(w, r, Kind::Directory, sys::remove)),
+    op("rmdir (tree)", 6, remove_tree),
     op("mkdir", 8, |w, r| one_path(w, r, Kind::Directory, |path| sys::mkdir(path, 0o755))),
     op("mkdirat", 8, |w, r| {
         let At { directory, path } = w.shared.world.at(r, Kind::Directory);
@@ -175,6 +180,27 @@ fn inode_again(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Everything below a directory, and itself. Renamed directories would otherwise pile up below each other for ever.
+fn remove_tree(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
+    let kind = if rng.one_in(3) { Kind::File } else { Kind::Directory };
+    let path = w.shared.world.path(rng, kind);
+    empty(Path::new(OsStr::from_bytes(path.as_bytes())), 0);
+    zero(sys::rmdir(&path))
+}
+
+fn empty(directory: &Path, depth: usize) {
+    // Links are not followed below the first; what is deeper than this is left for another time.
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = c_string(&path);
+        if sys::unlink(&name) != 0 && depth < 60 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            empty(&path, depth + 1);
+            sys::rmdir(&name);
+        }
+    }
 }
 
 fn text(template: Vec<u8>) -> CString {
