@@ -20,13 +20,13 @@ use crate::world::{At, Kind};
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
     op("rename", 8, |w, r| rename_path(w, r, Kind::File, Kind::File)),
-    op("rename (directory)", 4, |w, r| rename_path(w, r, Kind::Directory, Kind::Directory)),
-    op("rename (link)", 2, |w, r| rename_path(w, r, Kind::Symlink, Kind::Symlink)),
-    op("rename (to another kind of name)", 2, |w, r| rename_path(w, r, Kind::Directory, Kind::File)),
-    op("rename (back)", 2, |w, r| rename_path(w, r, Kind::File, Kind::Directory)),
+    op("rename (directory)", 2, |w, r| rename_path(w, r, Kind::Directory, Kind::Directory)),
+    op("rename (link)", 1, |w, r| rename_path(w, r, Kind::Symlink, Kind::Symlink)),
+    op("rename (to another kind of name)", 1, |w, r| rename_path(w, r, Kind::Directory, Kind::File)),
+    op("rename (back)", 1, |w, r| rename_path(w, r, Kind::File, Kind::Directory)),
     op("rename (ring)", 3, |w, r| ring(w, r, Kind::File)),
     op("rename (ring of directories)", 2, |w, r| ring(w, r, Kind::Directory)),
-    op("rename (up and back)", 2, up_and_back),
+    op("rename (up and back)", 1, up_and_back),
     op("renameat", 5, |w, r| {
         rename_at(w, r, Kind::File, |a, b| sys::renameat(a.directory, &a.path, b.directory, &b.path))
     }),
@@ -35,7 +35,7 @@ pub const OPERATIONS: &[Operation] = &[
         rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_NOREPLACE))
     }),
     op("renameat2 (EXCHANGE)", 4, |w, r| rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_EXCHANGE))),
-    op("renameat2 (EXCHANGE directories)", 3, |w, r| {
+    op("renameat2 (EXCHANGE directories)", 1, |w, r| {
         rename_at(w, r, Kind::Directory, |a, b| rename2(a, b, RENAME_EXCHANGE))
     }),
     op("link", 4, |w, r| two_paths(w, r, Kind::File, Kind::File, sys::link)),
