@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bystanders::Bystanders;
 use crate::compare;
@@ -20,6 +20,9 @@ use crate::world::World;
 
 /// Differences that are told.
 const TOLD: usize = 12;
+
+/// Operations of each thread between two backups.
+const ALONE: u64 = 200;
 
 /// What does not change from round to round.
 pub struct Program<'a> {
@@ -71,6 +74,7 @@ impl Program<'_> {
             ledgers: (0..self.threads + 1).map(|_| Ledger::default()).collect(),
             current: (0..self.threads + 1).map(|_| AtomicUsize::new(usize::MAX)).collect(),
             pause: Pause::default(),
+            calm: AtomicU64::new(1),
             unseen: AtomicBool::new(true),
             over: AtomicBool::new(false),
             failures: Mutex::default(),
@@ -182,6 +186,8 @@ impl Program<'_> {
                     wrong.borrow_mut().push(format!("an unknown text of progress: {text}"));
                 }
                 progress.set(part);
+                // Ten times a second.
+                shared.calm.store(1 + polls.get() / 10, Ordering::Relaxed);
                 polls.set(polls.get() + 1);
                 match kind {
                     Kind::Aborted(at, value) if polls.get() > at => value,
@@ -219,6 +225,7 @@ impl Program<'_> {
                 after.borrow_mut().push(begun.collect::<Vec<u64>>());
             })),
         };
+        self.let_run(shared);
         if kind != Kind::Still {
             shared.pause.stop(self.threads);
             shared.unseen.store(false, Ordering::SeqCst);
@@ -226,6 +233,7 @@ impl Program<'_> {
         }
         let value = self.library.backup(&pairs, callbacks);
         shared.unseen.store(true, Ordering::SeqCst);
+        shared.calm.store(1, Ordering::Relaxed);
         let compared =
             if standing.get() && value == 0 { self.compare(&pairs, excluding) } else { Vec::new() };
         if standing.get() {
@@ -256,6 +264,15 @@ impl Program<'_> {
         self.check_ledgers(&images, &before[0], &after[0])?;
         self.backups.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Between two backups the program runs on its own for a while.
+    fn let_run(&self, shared: &Shared<'_>) {
+        let patience = Instant::now() + Duration::from_secs(2);
+        let enough = shared.stats.total() + ALONE * self.threads as u64;
+        while shared.stats.total() < enough && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn compare(&self, pairs: &[(&Path, &Path)], excluding: bool) -> Vec<String> {

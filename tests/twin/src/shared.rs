@@ -109,6 +109,9 @@ pub struct Shared<'a> {
     pub current: Vec<AtomicUsize>,
     /// See [`Pause`].
     pub pause: Pause,
+    /// How long the threads rest, against how long they do at first: the longer a backup takes, the calmer they get,
+    /// so that a slow machine is not taken for a fault.
+    pub calm: AtomicU64,
     /// Whether operations run that nobody can see ([`crate::ops::Operation::unseen`]).
     pub unseen: AtomicBool,
     /// The round is over.

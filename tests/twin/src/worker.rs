@@ -95,7 +95,8 @@ impl<'a> Worker<'a> {
             self.step(table, &mut rng);
             // Without any rest the threads write more in the time of a pass than a gate may read.
             if rng.one_in(4) {
-                std::thread::sleep(Duration::from_micros(rng.below(1000)));
+                let longest = 1000 * self.shared.calm.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(rng.below(longest)));
             }
         }
         self.settle();

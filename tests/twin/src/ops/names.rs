@@ -1,6 +1,9 @@
 //! Names: made, moved, swapped, removed.
 
-use std::ffi::{CStr, CString, c_int, c_uint};
+use std::ffi::{CStr, CString, OsStr, c_int, c_uint};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use libc::{
     AT_REMOVEDIR, AT_SYMLINK_FOLLOW, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE,
@@ -8,6 +11,7 @@ use libc::{
 };
 
 use super::{Operation, op, zero};
+use crate::library::c_string;
 use crate::rng::Rng;
 use crate::sys::{self, Outcome, check};
 use crate::worker::{Held, Worker};
@@ -16,13 +20,13 @@ use crate::world::{At, Kind};
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
     op("rename", 8, |w, r| rename_path(w, r, Kind::File, Kind::File)),
-    op("rename (directory)", 4, |w, r| rename_path(w, r, Kind::Directory, Kind::Directory)),
-    op("rename (link)", 2, |w, r| rename_path(w, r, Kind::Symlink, Kind::Symlink)),
-    op("rename (to another kind of name)", 2, |w, r| rename_path(w, r, Kind::Directory, Kind::File)),
-    op("rename (back)", 2, |w, r| rename_path(w, r, Kind::File, Kind::Directory)),
+    op("rename (directory)", 2, |w, r| rename_path(w, r, Kind::Directory, Kind::Directory)),
+    op("rename (link)", 1, |w, r| rename_path(w, r, Kind::Symlink, Kind::Symlink)),
+    op("rename (to another kind of name)", 1, |w, r| rename_path(w, r, Kind::Directory, Kind::File)),
+    op("rename (back)", 1, |w, r| rename_path(w, r, Kind::File, Kind::Directory)),
     op("rename (ring)", 3, |w, r| ring(w, r, Kind::File)),
     op("rename (ring of directories)", 2, |w, r| ring(w, r, Kind::Directory)),
-    op("rename (up and back)", 2, up_and_back),
+    op("rename (up and back)", 1, up_and_back),
     op("renameat", 5, |w, r| {
         rename_at(w, r, Kind::File, |a, b| sys::renameat(a.directory, &a.path, b.directory, &b.path))
     }),
@@ -31,7 +35,7 @@ pub const OPERATIONS: &[Operation] = &[
         rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_NOREPLACE))
     }),
     op("renameat2 (EXCHANGE)", 4, |w, r| rename_at(w, r, Kind::File, |a, b| rename2(a, b, RENAME_EXCHANGE))),
-    op("renameat2 (EXCHANGE directories)", 3, |w, r| {
+    op("renameat2 (EXCHANGE directories)", 1, |w, r| {
         rename_at(w, r, Kind::Directory, |a, b| rename2(a, b, RENAME_EXCHANGE))
     }),
     op("link", 4, |w, r| two_paths(w, r, Kind::File, Kind::File, sys::link)),
@@ -63,6 +67,7 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op("remove", 3, |w, r| one_path(w, r, Kind::File, sys::remove)),
     op("remove (directory)", 2, |w, r| one_path(w, r, Kind::Directory, sys::remove)),
+    op("rmdir (tree)", 6, remove_tree),
     op("mkdir", 8, |w, r| one_path(w, r, Kind::Directory, |path| sys::mkdir(path, 0o755))),
     op("mkdirat", 8, |w, r| {
         let At { directory, path } = w.shared.world.at(r, Kind::Directory);
@@ -175,6 +180,27 @@ fn inode_again(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Everything below a directory, and itself. Renamed directories would otherwise pile up below each other for ever.
+fn remove_tree(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
+    let kind = if rng.one_in(3) { Kind::File } else { Kind::Directory };
+    let path = w.shared.world.path(rng, kind);
+    empty(Path::new(OsStr::from_bytes(path.as_bytes())), 0);
+    zero(sys::rmdir(&path))
+}
+
+fn empty(directory: &Path, depth: usize) {
+    // Links are not followed below the first; what is deeper than this is left for another time.
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = c_string(&path);
+        if sys::unlink(&name) != 0 && depth < 60 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            empty(&path, depth + 1);
+            sys::rmdir(&name);
+        }
+    }
 }
 
 fn text(template: Vec<u8>) -> CString {
