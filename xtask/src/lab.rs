@@ -29,10 +29,13 @@ pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     let rounds = flags.value::<u32>("--rounds", "a number of rounds")?;
     let rounds = rounds.ok_or_else(|| Failure::Usage("soak wants --rounds N".into()))?;
     let seed = seed(&mut flags)?;
+    let switches = ["--binlog", "--no-identity", "--kill9", "--without-capture"];
+    let switches: Vec<&str> = switches.into_iter().filter(|name| flags.switch(name)).collect();
     flags.end()?;
     let mut words =
         vec!["soak".to_owned(), "--server".into(), server.clone(), "--rounds".into(), rounds.to_string()];
     words.extend(seed);
+    words.extend(switches.into_iter().map(str::to_owned));
     Ok(run(&server, &words)?)
 }
 
