@@ -269,7 +269,7 @@ impl Hold<'_> {
             if started.elapsed() >= self.drain {
                 return Err(Missed::Busy);
             }
-            std::hint::spin_loop();
+            std::thread::yield_now();
         }
         // Those inside have left, so nothing is submitted any more (P12): what is in flight only gets less (P14).
         while watcher.reap() != 0 {
