@@ -124,6 +124,9 @@ fn write_held(
         }
     }
     writer.set_size(size)?;
+    if held.is_bare {
+        attributes::write_xattrs(image.as_fd(), &attributes::Xattrs::new(), &store.path)?;
+    }
     attributes::apply(image.as_fd(), &held.stat, &store.path)
 }
 

@@ -71,6 +71,8 @@ pub struct HeldFile {
     pub key: Key,
     /// Its attributes at T.
     pub stat: Stat,
+    /// It was made anew and has no extended attributes: those that its store file has are another one's.
+    pub is_bare: bool,
     /// Its [`Arena::pieces`].
     pub pieces: Range<usize>,
 }
@@ -389,7 +391,7 @@ impl Hold<'_> {
             let kind = source::type_of(&stat);
             if let Some(old) = old.filter(|old| old.d_ino == record.d_ino && old.kind == kind) {
                 match &old.leads {
-                    Leads::Symlink(link) if !is_still(link, fd, name)? => return Err(Missed::Names),
+                    Leads::Symlink(link) if !is_still(link, &stat, fd, name)? => return Err(Missed::Names),
                     // A file system that tells no types.
                     _ => continue,
                 }
@@ -429,7 +431,7 @@ impl Hold<'_> {
             let first = arena.pieces.len();
             read_range(arena, opened.as_fd(), 0..stat.st_size as u64)?;
             let pieces = first..arena.pieces.len();
-            push(&mut arena.files, HeldFile { known: None, key, stat, pieces })?;
+            push(&mut arena.files, HeldFile { known: None, key, stat, is_bare: true, pieces })?;
         }
         Ok(())
     }
@@ -533,7 +535,16 @@ impl Hold<'_> {
         }
         read_range(arena, fd.as_fd(), tail..size)?;
         let pieces = first..arena.pieces.len();
-        push(&mut arena.files, HeldFile { known: Some(file.clone()), key: entry.key, stat, pieces })
+        push(
+            &mut arena.files,
+            HeldFile {
+                known: Some(file.clone()),
+                key: entry.key,
+                stat,
+                is_bare: marks.contains(Marks::BORN),
+                pieces,
+            },
+        )
     }
 
     /// Files whose writers cannot be seen are read again (P24, P25).
@@ -571,13 +582,17 @@ impl Hold<'_> {
         let first = arena.pieces.len();
         read_range(arena, fd.as_fd(), from..size)?;
         let pieces = first..arena.pieces.len();
-        push(&mut arena.files, HeldFile { known: Some(file.clone()), key, stat, pieces })?;
+        push(&mut arena.files, HeldFile { known: Some(file.clone()), key, stat, is_bare: false, pieces })?;
         Ok(true)
     }
 }
 
-/// Whether a link holds what it held when it was listed.
-fn is_still(link: &Symlink, directory: BorrowedFd<'_>, name: &CStr) -> Attempt<bool> {
+/// Whether a link is as it was when it was listed.
+fn is_still(link: &Symlink, now: &Stat, directory: BorrowedFd<'_>, name: &CStr) -> Attempt<bool> {
+    let kept = |stat: &Stat| (stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec);
+    if kept(now) != kept(&link.stat) {
+        return Ok(false);
+    }
     let mut space = [std::mem::MaybeUninit::<u8>::uninit(); libc::PATH_MAX as usize];
     let (now, _) = rustix::fs::readlinkat_raw(directory, name, &mut space).map_err(failed)?;
     Ok(*now == *link.target.as_bytes())
