@@ -128,8 +128,17 @@ impl<'a> Worker<'a> {
     pub fn hold(&mut self, rng: &mut Rng, held: Held) {
         let slot = rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
         if let Some(old) = self.held[*slot].replace(held) {
-            sys::close(old.fd);
+            self.close(old);
         }
+    }
+
+    /// Closes a file. A request that names its number and is only queued must be submitted first: the number may be
+    /// anybody's afterwards.
+    pub fn close(&mut self, held: Held) -> c_int {
+        while let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_queued()) {
+            let _ = ring.submit();
+        }
+        sys::close(held.fd)
     }
 
     /// One of the open files; opens one if it must.

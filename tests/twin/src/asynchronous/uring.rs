@@ -117,6 +117,7 @@ pub struct Ring {
     writes: [bool; DEPTH],
     memory: Memory,
     fixed: bool,
+    queued: usize,
     /// Writes that have ended well.
     pub written: u64,
 }
@@ -151,7 +152,16 @@ impl Ring {
         // SAFETY: one part, which stays mapped as long as the ring.
         let fixed = unsafe { real::io_uring_register_buffers(&mut *ring, &all, 1) } == 0;
         let parts = Box::new([(); DEPTH].map(|()| iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }));
-        Some(Ring { ring, parts, busy: [false; DEPTH], writes: [false; DEPTH], memory, fixed, written: 0 })
+        Some(Ring {
+            ring,
+            parts,
+            busy: [false; DEPTH],
+            writes: [false; DEPTH],
+            memory,
+            fixed,
+            queued: 0,
+            written: 0,
+        })
     }
 
     /// Whether WRITE_FIXED may be used.
@@ -194,24 +204,36 @@ impl Ring {
         // SAFETY: the entry that liburing gave; data and parts stay where they are until it is reaped.
         unsafe { sqe.write(request) };
         self.busy[index] = true;
+        self.queued += 1;
         self.writes[index] = !matches!(wanted.opcode, SYNC | READ);
         true
+    }
+
+    /// Whether requests are queued that were not submitted.
+    pub fn has_queued(&self) -> bool {
+        self.queued > 0
+    }
+
+    fn submitted(&mut self, result: c_int) -> Outcome<usize> {
+        let count = usize::try_from(result).map_err(|_| -result)?;
+        self.queued = self.queued.saturating_sub(count);
+        Ok(count)
     }
 
     /// Submits what is queued.
     #[inline(never)]
     pub fn submit(&mut self) -> Outcome<usize> {
         // SAFETY: a ring of io_uring_queue_init.
-        let count = unsafe { real::io_uring_submit(&mut *self.ring) };
-        usize::try_from(count).map_err(|_| -count)
+        let result = unsafe { real::io_uring_submit(&mut *self.ring) };
+        self.submitted(result)
     }
 
     /// Submits what is queued and waits for this many to end.
     #[inline(never)]
     pub fn submit_and_wait(&mut self, count: usize) -> Outcome<usize> {
         // SAFETY: a ring of io_uring_queue_init.
-        let count = unsafe { real::io_uring_submit_and_wait(&mut *self.ring, count as c_uint) };
-        usize::try_from(count).map_err(|_| -count)
+        let result = unsafe { real::io_uring_submit_and_wait(&mut *self.ring, count as c_uint) };
+        self.submitted(result)
     }
 
     /// Reaps what has ended.

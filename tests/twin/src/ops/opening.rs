@@ -34,7 +34,7 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op_where(Needs::Temporary, "open (O_TMPFILE)", 4, |w, r| temporary(w, r, false)),
     op_where(Needs::Temporary, "linkat (O_TMPFILE)", 6, |w, r| temporary(w, r, true)),
-    op("close", 6, |w, r| w.take(r).map_or(Err(0), |held| zero(sys::close(held.fd)))),
+    op("close", 6, |w, r| w.take(r).map_or(Err(0), |held| zero(w.close(held)))),
     op("dup", 3, |w, r| {
         let held = w.file(r)?;
         // SAFETY: a descriptor number.
