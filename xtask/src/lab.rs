@@ -29,7 +29,7 @@ pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     let rounds = flags.value::<u32>("--rounds", "a number of rounds")?;
     let rounds = rounds.ok_or_else(|| Failure::Usage("soak wants --rounds N".into()))?;
     let seed = seed(&mut flags)?;
-    let switches = ["--binlog", "--no-identity", "--kill9", "--without-capture"];
+    let switches = ["--binlog", "--binlog-outside", "--no-identity", "--kill9", "--without-capture"];
     let switches: Vec<&str> = switches.into_iter().filter(|name| flags.switch(name)).collect();
     flags.end()?;
     let mut words =

@@ -22,7 +22,8 @@ usage: cargo xtask COMMAND
   build [--release]                          build tokudb_backup.so and libHotBackup.so; last line: their folder
   demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
   soak --server NAME --rounds N [--seed S]   the same, again and again, source and image compared in the gate;
-       [--binlog] [--no-identity]            with the binary log on; without comparing, so that times are real;
+       [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
+       [--no-identity]                       without comparing, so that times are real;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   bench                                      what an intercepted call and a copy cost, without a database
   test                                       the whole test suite

@@ -43,10 +43,10 @@ impl Findings {
     }
 }
 
-/// Starts a server over a copy of the image (in `home`), checks everything, and stops it again.
-pub fn check(original: &Server, image: &Path, home: &Path, expected: &Expected) -> Findings {
+/// Starts a server over a copy of the backup (in `home`), checks everything, and stops it again.
+pub fn check(original: &Server, backup: &Path, home: &Path, expected: &Expected) -> Findings {
     let mut findings = Findings::default();
-    let mut server = match image::boot(original, image, home) {
+    let mut server = match image::boot(original, backup, home) {
         Ok(server) => server,
         Err(error) => {
             findings.problems.push(format!("the image does not start: {error:#}"));
@@ -71,7 +71,8 @@ fn check_running(
     findings.add(complaints(server), "recovers without an error in its log");
     let conn = &mut server.connect()?;
     if let Some(base) = expected.binlog {
-        let found = same_end(conn, server.data(), base, expected.ledger.round);
+        let logs = image::logs_outside(server).unwrap_or_else(|| server.data().to_owned());
+        let found = same_end(conn, &logs, base, expected.ledger.round);
         findings.add(found, "the binary log ends at the same transaction as InnoDB");
     }
     let broken = check_tables(conn, expected.features)?;
@@ -247,9 +248,9 @@ fn journal(conn: &mut Conn, table: &str, round: u64) -> Result<Vec<(u32, u64)>, 
 }
 
 /// Compares the journal with the binary log, transaction by transaction.
-fn same_end(conn: &mut Conn, data: &Path, base: &str, round: u64) -> Result<Vec<String>> {
+fn same_end(conn: &mut Conn, logs: &Path, base: &str, round: u64) -> Result<Vec<String>> {
     let mut innodb = journal(conn, JOURNAL, round)?;
-    let logged = binlog::transactions(data, base, round)?;
+    let logged = binlog::transactions(logs, base, round)?;
     let mut logged: Vec<(u32, u64)> = logged
         .into_iter()
         .flat_map(|(client, seqs)| seqs.into_iter().map(move |seq| (client, seq)))

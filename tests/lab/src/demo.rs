@@ -3,7 +3,7 @@
 
 use crate::client::Conn;
 use crate::ledger::Pace;
-use crate::round::{Lab, Round, Settings};
+use crate::round::{Binlog, Lab, Round, Settings};
 use crate::scratch::Scratch;
 use anyhow::Result;
 use std::fs;
@@ -36,7 +36,7 @@ fn show(server: &str, seed: u64) -> Result<Result<(), String>> {
     let scratch = Scratch::new(&format!("demo-{server}"))?;
     let settings = Settings {
         identity: false,
-        binlog: true,
+        binlog: Binlog::Inside,
         filler: 200_000_000,
         warm_up: Duration::from_secs(3),
         ..Settings::new(server)

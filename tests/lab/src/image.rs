@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// The image of the data directory within a backup.
 pub const DATA: &str = "mysql_data_dir";
+/// The image of the binary logs within a backup, where they lie outside of the data directory.
+pub const LOGS: &str = "mysql_log_bin";
 /// What a backup that is not complete has.
 const INCOMPLETE: &str = "backup_incomplete";
 
@@ -80,18 +82,38 @@ fn since_epoch(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(days + hour * 3600 + minute * 60 + second) + Duration::from_micros(micros))
 }
 
-/// Copies an image and starts a server of the same kind and options over the copy, in `home`.
+/// Copies a backup and starts a server of the same kind and options over the copy, in `home`.
 ///
 /// # Errors
 /// When it does not start: with the end of its error log.
-pub fn boot(original: &Server, image: &Path, home: &Path) -> Result<Server> {
+pub fn boot(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
     let data = home.join("data");
     fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
-    copy_tree(image, &data)?;
-    let options = Options { env: Vec::new(), preload: None, ..original.options.clone() };
+    copy_tree(&backup.join(DATA), &data)?;
+    let mut options = Options { env: Vec::new(), preload: None, ..original.options.clone() };
+    if let Some(logs) = logs_outside(original) {
+        let copy = home.join("binlog");
+        copy_tree(&backup.join(LOGS), &copy)?;
+        let (from, to) = (logs.display().to_string(), copy.display().to_string());
+        options.args.iter_mut().for_each(|arg| *arg = arg.replace(&from, &to));
+        // The index names the logs by their full paths.
+        for entry in fs::read_dir(&copy)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "index") {
+                let index = fs::read_to_string(&path)?.replace(&from, &to);
+                fs::write(&path, index).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+    }
     let mut server = Server::over(&original.installation.name, home, &data, options)?;
     server.start()?;
     Ok(server)
+}
+
+/// The folder of a server's binary logs, when `--log-bin` names one outside of the data directory.
+pub fn logs_outside(server: &Server) -> Option<PathBuf> {
+    let log = server.options.args.iter().find_map(|arg| arg.strip_prefix("--log-bin="))?;
+    Path::new(log).parent().filter(|dir| dir.is_absolute()).map(Path::to_path_buf)
 }
 
 /// The files below `dir` that the process has open or mapped.

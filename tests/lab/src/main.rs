@@ -2,13 +2,12 @@
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
-use lab::round::Settings;
+use lab::round::{Binlog, Settings};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-const USAGE: &str =
-    "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] [--kill9] \
-                     [--without-capture] [--option=OPTION OF THE SERVER]...
+const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] \
+                     [--binlog-outside] [--kill9] [--without-capture] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]";
 
 fn main() -> ExitCode {
@@ -34,7 +33,12 @@ fn run(args: Vec<String>) -> Result<bool> {
             let (Some(server), Some(rounds)) = (server, flags.value("--rounds")?) else { bail!("{USAGE}") };
             let mut settings = Settings::new(&server);
             settings.identity = !flags.switch("--no-identity");
-            settings.binlog = flags.switch("--binlog");
+            if flags.switch("--binlog") {
+                settings.binlog = Binlog::Inside;
+            }
+            if flags.switch("--binlog-outside") {
+                settings.binlog = Binlog::Outside;
+            }
             settings.kill9 = flags.switch("--kill9");
             settings.without_capture = flags.switch("--without-capture");
             while let Some(option) = flags.value("--option")? {

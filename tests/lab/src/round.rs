@@ -4,6 +4,7 @@ use crate::check::{self, Expected, Findings};
 use crate::client::{Conn, SqlError};
 use crate::features::Features;
 use crate::image::{self, Manifest};
+use crate::installation::copy_tree;
 use crate::ledger::{Instant, Pace, now};
 use crate::load::Load;
 use crate::rng::Rng;
@@ -16,6 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// The binary log of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binlog {
+    /// As the server has it without options.
+    Default,
+    /// On, in the data directory.
+    Inside,
+    /// On, in a directory of its own: the backup has two sources.
+    Outside,
+}
+
 /// How the server is run and what a round does.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -23,8 +35,8 @@ pub struct Settings {
     pub server: String,
     /// Compare source and image inside the closed gate.
     pub identity: bool,
-    /// Binary log on, also where it is off by default.
-    pub binlog: bool,
+    /// The binary log.
+    pub binlog: Binlog,
     /// The control: copy without capture.
     pub without_capture: bool,
     /// No backup at all, but `kill -9` of the server and a copy of its data directory: what the checks are worth.
@@ -43,7 +55,7 @@ impl Settings {
         Settings {
             server: server.to_owned(),
             identity: true,
-            binlog: false,
+            binlog: Binlog::Default,
             without_capture: false,
             kill9: false,
             args: Vec::new(),
@@ -99,9 +111,20 @@ impl Lab {
     /// When any of it fails.
     pub fn new(settings: Settings, home: &Path, seed: u64) -> Result<Lab> {
         let mut args = settings.args.clone();
-        // MySQL before 8 wants a number for a server that logs.
-        if settings.binlog && !settings.server.starts_with("mysql-9") {
-            args.extend([format!("--log-bin={BINLOG}"), "--server-id=1".into()]);
+        let original = home.join("original");
+        let log = match settings.binlog {
+            Binlog::Default => None,
+            // On by default.
+            Binlog::Inside if settings.server == "mysql-9.7" => None,
+            Binlog::Inside => Some(BINLOG.to_owned()),
+            Binlog::Outside => {
+                let dir = original.join("binlog");
+                fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+                Some(dir.join(BINLOG).display().to_string())
+            }
+        };
+        if let Some(log) = log {
+            args.extend([format!("--log-bin={log}"), "--server-id=1".into()]);
         }
         let plugins = if settings.kill9 { Vec::new() } else { vec![built::plugin()?] };
         let mut options = Options { args, plugins, ..Options::default() };
@@ -113,7 +136,7 @@ impl Lab {
         if settings.without_capture {
             set("TOKUDB_BACKUP_TEST_WITHOUT_CAPTURE");
         }
-        let mut server = Server::create(&settings.server, &home.join("original"), options)?;
+        let mut server = Server::create(&settings.server, &original, options)?;
         server.start()?;
         let mut conn = server.connect()?;
         let features = Features::of(&mut conn)?;
@@ -200,7 +223,6 @@ impl Lab {
         };
 
         step("check");
-        let image = backup.join(image::DATA);
         let instant = match taken {
             Ok(Some(manifest)) => {
                 let instant = Instant::at(manifest.instant);
@@ -210,7 +232,10 @@ impl Lab {
             }
             Ok(None) => {
                 fs::create_dir_all(&backup)?;
-                crate::installation::copy_tree(self.server.data(), &image)?;
+                copy_tree(self.server.data(), &backup.join(image::DATA))?;
+                if let Some(logs) = image::logs_outside(&self.server) {
+                    copy_tree(&logs, &backup.join(image::LOGS))?;
+                }
                 Instant::end()
             }
             Err(error) => {
@@ -227,7 +252,7 @@ impl Lab {
             at_rest: &self.at_rest,
             binlog: base.as_deref(),
         };
-        let findings = check::check(&self.server, &image, &dir.join("check"), &expected);
+        let findings = check::check(&self.server, &backup, &dir.join("check"), &expected);
         round.check = now() - began;
         round.findings.notes.extend(findings.notes);
         round.findings.problems.extend(findings.problems);
