@@ -162,9 +162,10 @@ fn report(round: &Round) {
         println!("{when:<10} {per_second:.0} commits/s, the longest took {millis:.1} ms");
     }
     println!(
-        "in all     {} commits, {} DDL and FLUSH statements; restored and checked in {:.1} s",
+        "in all     {} commits, {} DDL and FLUSH statements ({} during the backup); restored and checked in {:.1} s",
         round.commits,
         round.ddl,
+        round.ddl_beside,
         round.check.as_secs_f64()
     );
 }

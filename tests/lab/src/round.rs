@@ -98,6 +98,8 @@ pub struct Round {
     pub commits: usize,
     /// DDL and FLUSH statements that ran.
     pub ddl: u64,
+    /// Those of them that ended while the backup ran.
+    pub ddl_beside: u64,
     /// Commits before, during and after the backup.
     pub pace: [Pace; 3],
     /// What was looked at and what is wrong.
@@ -195,12 +197,14 @@ impl Lab {
         step("backup");
         let backup = dir.join("backup");
         let from = now();
+        let ddl_before = load.shared().ddl.load(Ordering::Relaxed);
         let taken = if self.settings.kill9 {
             Ok(self.kill(&mut conn)?)
         } else {
             self.back_up(&mut conn, &backup, beside)
         };
         let to = now();
+        let ddl_beside = load.shared().ddl.load(Ordering::Relaxed) - ddl_before;
         if !self.settings.kill9 {
             std::thread::sleep(self.settings.warm_up / 3);
         }
@@ -218,6 +222,7 @@ impl Lab {
             check: Duration::ZERO,
             commits: ledger.commits(),
             ddl,
+            ddl_beside,
             pace: [ledger.pace(begun, from), ledger.pace(from, to), ledger.pace(to, over)],
             findings: Findings::default(),
         };

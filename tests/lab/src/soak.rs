@@ -79,7 +79,7 @@ fn measured(rounds: &[Round]) -> Option<String> {
 
 /// A round in a line.
 fn line(number: u32, seed: u64, round: &Round) -> String {
-    let Round { backup, check, commits, ddl, pace, .. } = round;
+    let Round { backup, check, commits, ddl, ddl_beside, pace, .. } = round;
     let manifest = round.manifest.as_ref().map_or_else(String::new, |m| {
         format!(
             ", {} MB in {} files, {} passes, gate {} us, DDL held {} ms",
@@ -94,7 +94,7 @@ fn line(number: u32, seed: u64, round: &Round) -> String {
     let stall = pace.iter().map(|pace| pace.longest).max().unwrap_or(Duration::ZERO);
     format!(
         "round {number}, seed {seed}: backup {:.1} s{manifest}; {commits} commits ({:.0}/s before, {:.0}/s during, \
-         longest {} ms), {ddl} DDL; check {:.1} s: {result}",
+         longest {} ms), {ddl} DDL ({ddl_beside} during); check {:.1} s: {result}",
         backup.as_secs_f64(),
         pace[0].per_second,
         pace[1].per_second,
