@@ -2,6 +2,7 @@
 
 use crate::sh;
 use anyhow::{Context, Result};
+use std::path::Path;
 use std::process::Stdio;
 
 /// Something that must be there, and the Debian packages that bring it.
@@ -18,6 +19,8 @@ pub enum Test {
     Program(&'static str),
     /// A library that pkg-config knows.
     Library(&'static str),
+    /// A C header of the system's own.
+    Header(&'static str),
 }
 
 impl Test {
@@ -27,12 +30,13 @@ impl Test {
             Test::Library(name) => {
                 sh::cmd("pkg-config", ["--exists", name]).status().is_ok_and(|s| s.success())
             }
+            Test::Header(name) => Path::new("/usr/include").join(name).exists(),
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
-            Test::Program(name) | Test::Library(name) => name,
+            Test::Program(name) | Test::Library(name) | Test::Header(name) => name,
         }
     }
 }
@@ -50,6 +54,14 @@ pub const NPM: Need = Need { test: Test::Program("npm"), packages: &["npm"] };
 pub const CLIENT: [&Need; 2] = [
     &Need { test: Test::Program("pkg-config"), packages: &["pkg-config"] },
     &Need { test: Test::Library("libmariadb"), packages: &["libmariadb-dev"] },
+];
+
+/// What the twin test links to, and a compiler for what it compiles from C and C++.
+pub const TWIN: [&Need; 4] = [
+    &Need { test: Test::Header("libaio.h"), packages: &["libaio-dev"] },
+    &Need { test: Test::Header("liburing.h"), packages: &["liburing-dev"] },
+    &Need { test: Test::Program("gcc"), packages: &["gcc", "libc6-dev"] },
+    &Need { test: Test::Program("g++"), packages: &["g++"] },
 ];
 
 /// Adds a component of the Rust toolchain, if the cargo command that it brings does not run.

@@ -12,6 +12,7 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
     step("what the machine needs", || {
         needs::install(&needs::CLIENT)?;
+        needs::install(&needs::TWIN)?;
         needs::rust_component("rustfmt", "fmt")?;
         needs::rust_component("clippy", "clippy")
     })?;
@@ -19,17 +20,16 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     step("lints", || {
         sh::run(&mut sh::cargo(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     })?;
-    step("tests without a server", || sh::run(&mut sh::cargo(["test", "--workspace", "--exclude", "lab"])))?;
+    step("servers", || servers::fetch(&servers::DEFAULT))?;
+    let plugins = step("plugin", || build::build(false))?;
+    let test = |words: &[&str]| sh::run(sh::cargo(["test"]).args(words).env(lab::PLUGIN_DIR, &plugins));
+    step("tests without a running server", || test(&["--workspace", "--exclude", "lab"]))?;
     step("model check", || {
         let model = ["--package", "tokudb_backup", "--features", "model", "--test", "model"];
         sh::run(sh::cargo(["clippy"]).args(model).args(["--", "--deny", "warnings"]))?;
-        sh::run(sh::cargo(["test"]).args(model))
+        test(&model)
     })?;
-    step("servers", || servers::fetch(&servers::DEFAULT))?;
-    let plugins = step("plugin", || build::build(false))?;
-    step("tests on real servers", || {
-        sh::run(sh::cargo(["test", "--package", "lab"]).env(lab::PLUGIN_DIR, &plugins))
-    })?;
+    step("tests on real servers", || test(&["--package", "lab"]))?;
     println!("test: ok, {:.1} s", begin.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
