@@ -183,8 +183,47 @@ pub fn doing(thread: i32) -> Doing {
     match fs::read_to_string(format!("/proc/self/task/{thread}/syscall")) {
         Ok(text) => Doing::parse(&text),
         Err(cause) if matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Doing::Gone,
-        // A kernel that does not tell: a signal will.
-        Err(_) => Doing::Running,
+        // A server that was started as root and then gave its rights away may not read it, nor do all kernels have it.
+        Err(_) => by_wait_channel(thread),
+    }
+}
+
+/// Functions of the kernel in which a thread waits that is in a call which changes no file, by the beginnings of
+/// their names, and a call that waits there.
+const WAIT_CHANNELS: [(&str, i64); 19] = [
+    ("futex_", libc::SYS_futex),
+    ("poll_schedule_timeout", libc::SYS_ppoll),
+    ("do_poll", libc::SYS_ppoll),
+    ("do_select", libc::SYS_pselect6),
+    ("ep_poll", libc::SYS_epoll_pwait),
+    ("do_epoll_wait", libc::SYS_epoll_pwait),
+    ("hrtimer_nanosleep", libc::SYS_clock_nanosleep),
+    ("do_nanosleep", libc::SYS_clock_nanosleep),
+    ("do_sigtimedwait", libc::SYS_rt_sigtimedwait),
+    ("sigsuspend", libc::SYS_rt_sigsuspend),
+    ("inet_csk_accept", libc::SYS_accept4),
+    ("__skb_wait_for_more_packets", libc::SYS_recvfrom),
+    ("unix_stream_data_wait", libc::SYS_recvfrom),
+    ("unix_stream_read_generic", libc::SYS_recvfrom),
+    ("sk_wait_data", libc::SYS_recvfrom),
+    ("wait_woken", libc::SYS_recvfrom),
+    ("do_wait", libc::SYS_wait4),
+    ("io_cqring_wait", libc::SYS_io_uring_enter),
+    ("read_events", libc::SYS_io_getevents),
+];
+
+/// What a thread waits for, as /proc/PID/wchan tells every thread of the same process (proc_pid_wchan(5)).
+fn by_wait_channel(thread: i32) -> Doing {
+    let read = |what| fs::read_to_string(format!("/proc/self/task/{thread}/{what}"));
+    let (Ok(before), Ok(stat), Ok(after)) = (read("wchan"), read("stat"), read("wchan")) else {
+        return Doing::Gone;
+    };
+    // Asleep so that a signal would wake it: nobody writes a regular file in that state.
+    let asleep = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'));
+    let call = WAIT_CHANNELS.iter().find(|(channel, _)| before == after && after.starts_with(channel));
+    match call {
+        Some(&(_, call)) if asleep => Doing::Call(call, [0; 6]),
+        _ => Doing::Running,
     }
 }
 
@@ -202,6 +241,29 @@ mod tests {
         assert_eq!(mapping.key(), Key { dev: libc::makedev(8, 0x13), ino: 139_447 });
         assert_eq!(mapping.name, "/d/a b (deleted)");
         assert!(mappings().expect("maps").iter().any(|mapping| !mapping.is_shared && mapping.is_writable));
+    }
+
+    #[test]
+    fn a_waiting_thread_is_known_by_its_wait_channel() {
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            // SAFETY: gettid has no preconditions.
+            tell.send(unsafe { libc::gettid() }).expect("somebody listens");
+            let _ = receive.recv();
+        });
+        let thread = told.recv().expect("the thread tells");
+        while by_wait_channel(thread) != Doing::Call(libc::SYS_futex, [0; 6]) {
+            std::thread::yield_now();
+        }
+        drop(send);
+        waiter.join().expect("no panic");
+        // SAFETY: as above.
+        assert_eq!(
+            by_wait_channel(unsafe { libc::gettid() }),
+            Doing::Running,
+            "one that runs waits for nothing"
+        );
     }
 
     #[test]
