@@ -32,6 +32,8 @@ const LONG_CALL: Duration = Duration::from_millis(5);
 const DRAIN: Duration = Duration::from_millis(10);
 /// The part of the gate's bound that those inside may take at most; the rest is for reading.
 const DRAIN_PART: f32 = 0.6;
+/// A moment with no asynchronous write in flight is waited for this long before the gate is closed.
+const QUIET_DISK: Duration = Duration::from_millis(50);
 /// The gate must be passed within this time once it is tried first.
 const GATE_PATIENCE: Duration = Duration::from_secs(60);
 /// So many files are looked at again right before each try of the gate, which takes some 20 ms; in larger trees only
@@ -395,6 +397,7 @@ impl<'a> Engine<'a> {
         for file in self.state.run()? {
             self.tracker.put_back(file.entry, None, crate::tracker::Marks::empty());
         }
+        self.wait_for_quiet_disk(watcher);
         let hold = Hold {
             tracker: self.tracker,
             state: &self.state,
@@ -425,6 +428,15 @@ impl<'a> Engine<'a> {
             };
             self.tracker.put_back(file.entry, Some(from..u64::MAX), crate::tracker::Marks::empty());
         });
+    }
+
+    /// What is in flight is waited for inside the gate; less, when it is closed at a moment with nothing in flight. A
+    /// busy server has no such moment.
+    fn wait_for_quiet_disk(&self, watcher: &dyn Watcher) {
+        let until = Instant::now() + QUIET_DISK;
+        while watcher.reap() != 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     /// Whether a call has been under way for longer than the gate would wait for it.
