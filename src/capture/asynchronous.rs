@@ -24,6 +24,8 @@ const MAX_VECTOR: u64 = 1024;
 /// A libaio request from before capture is taken to have ended this many milliseconds after it: the kernel does
 /// not tell how many there are. Its completion marks its range whenever it is found.
 const OLD_REQUESTS_END: u64 = 1000;
+/// One that completes this many milliseconds after capture began was submitted since, and not seen.
+const OLD_REQUESTS_GONE: u64 = 10_000;
 static OLD_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 /// struct aio_ring of linux/fs/aio.c, at the address that io_setup(2) gives as the context.
@@ -149,6 +151,10 @@ fn drain(pass: &Pass<'_>, id: usize, stream: &mut Locked<'_>) {
 /// A request that was submitted before capture has completed. Its iocb still says what it was: whoever reaps it
 /// comes here first.
 fn completed_unseen(pass: &Pass<'_>, request: u64) {
+    let gone = OLD_UNTIL.load(Ordering::SeqCst) + (OLD_REQUESTS_GONE - OLD_REQUESTS_END);
+    if uring::is_settled() && monotonic_millis() > gone {
+        tracker().set_fault(Fault::LostCompletion);
+    }
     match peek::<Request>(request as usize) {
         Some(request) => {
             if let Some(target) = keep_errno(|| request.target()) {
@@ -253,19 +259,22 @@ pub fn get_events(call: &'static CStr, context: usize, real: impl FnOnce() -> c_
     }
     // The thread has been seen: what it waits in is no call from before capture (P15).
     drop(keep_errno(|| tracker().pin(call)));
+    let settled = uring::is_settled();
     let result = real();
     if result > 0 {
-        keep_errno(|| reaped(call, context));
+        keep_errno(|| reaped(call, context, settled));
     }
     result
 }
 
-fn reaped(call: &'static CStr, context: usize) {
+/// `settled`: the contexts from before capture were known already when the call began.
+fn reaped(call: &'static CStr, context: usize, settled: bool) {
     let Some(pass) = tracker().pin(call) else { return };
-    if let Some(mut stream) = tracker().in_flight().find(context)
-        && stream.kind() == StreamKind::Libaio
-    {
-        drain(&pass, context, &mut stream);
+    match tracker().in_flight().find(context) {
+        Some(mut stream) => drain(&pass, context, &mut stream),
+        // Something was submitted on it that nobody saw.
+        None if settled => tracker().set_fault(Fault::LostCompletion),
+        None => {}
     }
 }
 

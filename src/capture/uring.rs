@@ -98,6 +98,11 @@ pub fn set_settled(settled: bool) {
     SETTLED.store(settled, Ordering::SeqCst);
 }
 
+/// Whether none is to be expected any more.
+pub fn is_settled() -> bool {
+    SETTLED.load(Ordering::SeqCst)
+}
+
 /// What a request does.
 enum Effect {
     /// Nothing to a file that we look at.
@@ -254,7 +259,7 @@ fn before_submit(pass: &Pass<'_>, id: usize) -> Result<(), Fault> {
     };
     let full = |Full| Fault::TooManyRequests;
     let mut stream = tracker().in_flight().find_or_add(id, StreamKind::IoUring, begin).map_err(full)?;
-    if is_new.get() && stream.older() != 0 && SETTLED.load(Ordering::SeqCst) {
+    if is_new.get() && stream.older() != 0 && is_settled() {
         return Err(Fault::UnknownUring);
     }
     // First what has completed: a tag may be used again.
