@@ -24,19 +24,22 @@ pub struct Arguments {
     pub threads: usize,
     /// Operations to choose from; empty: all.
     pub only: Vec<String>,
+    /// Only backups during which the threads go on.
+    pub storm: bool,
     /// Stop at the first failed round.
     pub fail_fast: bool,
 }
 
 /// The text for wrong usage.
 const USAGE: &str = "usage: twin --dir DIR [--lib PATH] [--images DIR] [--rounds N] [--first N] [--seed S] \
-    [--threads T] [--ops NAME,...] [--fail-fast]";
+    [--threads T] [--ops NAME,...] [--storm] [--fail-fast]";
 
 impl Arguments {
     /// From the words after the program's name.
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         let (mut lib, mut dir, mut images, mut only) = (None, None, None, Vec::new());
-        let (mut rounds, mut first, mut seed, mut threads, mut fail_fast) = (20, 0, None, 4, false);
+        let (mut rounds, mut first, mut seed, mut threads, mut storm, mut fail_fast) =
+            (20, 0, None, 4, false, false);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value; {USAGE}"));
             let number =
@@ -50,6 +53,7 @@ impl Arguments {
                 "--seed" => seed = Some(number(value()?)?),
                 "--threads" => threads = number(value()?)?.max(1) as usize,
                 "--ops" => only.extend(value()?.split(',').map(|name| name.trim().to_owned())),
+                "--storm" => storm = true,
                 "--fail-fast" => fail_fast = true,
                 _ => return Err(format!("unknown: {word}; {USAGE}")),
             }
@@ -65,6 +69,7 @@ impl Arguments {
             seed: seed.unwrap_or_else(now),
             threads,
             only,
+            storm,
             fail_fast,
         })
     }

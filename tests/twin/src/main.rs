@@ -56,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
         images: images.clone(),
         seed: arguments.seed,
         threads: arguments.threads,
+        storm: arguments.storm,
         pulse: AtomicU64::new(0),
         backups: AtomicU64::new(0),
     };
@@ -84,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
         }
         drop(done);
     });
-    let never = report::print(&table, &stats, &base, arguments.rounds);
+    let never = report::print(&table, &stats, &base, ran);
     if !never.is_empty() {
         failed += 1;
         println!("twin: never succeeded: {}", never.join(", "));

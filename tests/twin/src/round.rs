@@ -42,6 +42,8 @@ pub struct Program<'a> {
     pub seed: u64,
     /// See [`crate::arguments::Arguments`].
     pub threads: usize,
+    /// See [`crate::arguments::Arguments`].
+    pub storm: bool,
     /// Where the program is, for whoever watches it: rounds begun and ended.
     pub pulse: AtomicU64,
     /// Backups that ended well.
@@ -122,6 +124,7 @@ impl Program<'_> {
     fn backups(&self, shared: &Shared<'_>, rng: &mut Rng, worker: &mut Worker<'_>) -> Result<(), String> {
         for count in 0..2 + rng.below(2) {
             let kind = match rng.below(8) {
+                _ if self.storm => Kind::Storm,
                 0 => Kind::Aborted(rng.below(4), 1 + rng.below(200) as i32),
                 1..4 => Kind::Storm,
                 _ => Kind::Still,
