@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
 /// Nothing is cached: what the directory says now is what counts.
@@ -446,14 +446,7 @@ impl Filesystem for Passing {
         self.pass(Some(Op::Sync), reply, move |_| checked, empty);
     }
 
-    fn readdir(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let list = || -> io::Result<Vec<(u64, FileType, std::ffi::OsString)>> {
             let mut all = vec![(1, FileType::Directory, ".".into()), (1, FileType::Directory, "..".into())];
             for entry in fs::read_dir(self.0.path(inode)?)? {

@@ -38,9 +38,8 @@ macro_rules! on_every_server {
 on_every_server! { full_disk removed io_error hanging shutdown_while_hanging another_user client_killed }
 
 fn full_disk(name: &str) {
-    let volumes = |scratch: &Path| {
-        vec![Volume::ext4(scratch, 12), Volume::tmpfs(scratch, "tmpfs", "size=6m")]
-    };
+    let volumes =
+        |scratch: &Path| vec![Volume::ext4(scratch, 12), Volume::tmpfs(scratch, "tmpfs", "size=6m")];
     let mut bench = Bench::with(name, None, volumes);
     for volume in ["ext4", "tmpfs"] {
         let dir = bench.server.home().join(volume).join("backup");
@@ -101,12 +100,9 @@ fn io_error(name: &str) {
         bench.recovers();
     }
     // Later: in copying, in building the tree, in writing the manifest, in taking the mark away.
-    for (op, dir) in [
-        (Op::Write, "write"),
-        (Op::Rename, "rename"),
-        (Op::Sync, "last-sync"),
-        (Op::Unlink, "unlink"),
-    ] {
+    for (op, dir) in
+        [(Op::Write, "write"), (Op::Rename, "rename"), (Op::Sync, "last-sync"), (Op::Unlink, "unlink")]
+    {
         let dir = bench.faulty.path().join(dir);
         let running = bench.paused(&dir);
         bench.faulty.arm(op, Fault::Fails(libc::EIO));
