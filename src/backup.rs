@@ -41,6 +41,8 @@ pub trait Frame: Send + Sync + std::fmt::Debug {
     fn begin(&self) -> Result<()>;
     /// The images are complete and durable: records that, durably.
     fn complete(&self, report: &Report) -> Result<()>;
+    /// The backup was given up while [`Frame::complete`] hung: takes back what that recorded, if anything.
+    fn revoke(&self) {}
 }
 
 /// Everything that a backup needs to know before it starts.
@@ -171,7 +173,9 @@ fn attend(control: &Control, caller: &mut dyn Caller) -> (Result<Report>, bool) 
             Event::Tick => {}
         }
         match deadline {
-            Some(deadline) if Instant::now() >= deadline => return (Err(control.cause()), owed),
+            Some(deadline) if Instant::now() >= deadline && control.give_up() => {
+                return (Err(control.cause()), owed);
+            }
             Some(_) => {}
             None => {
                 if let Err(error) = caller.poll(&PROGRESS.snapshot()) {

@@ -95,10 +95,9 @@ pub fn wait_for_threads(callers: &[Range<usize>], limit: &Limit<'_>) -> Result<(
                 Verdict::Past => false,
                 Verdict::Ask if suspect.since.elapsed() >= PATIENCE => {
                     suspect.since = Instant::now();
-                    let instruction = ask(thread);
+                    let at = ask(thread);
                     // In a call it is made to return from it; running it tells where.
-                    doing != Doing::Running
-                        || instruction.is_none_or(|at| callers.iter().any(|caller| caller.contains(&at)))
+                    doing != Doing::Running || at.is_none_or(|at| at.judge(callers) != Verdict::Past)
                 }
                 _ => true,
             }
@@ -156,6 +155,62 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 static ASKED: AtomicI32 = AtomicI32::new(0);
 /// Where it was; 0: it has not answered.
 static INSTRUCTION: AtomicUsize = AtomicUsize::new(0);
+/// Number and arguments of a system call, if it was about to make one there.
+static CALL: [AtomicUsize; 7] = [const { AtomicUsize::new(0) }; 7];
+
+/// What instructions make a system call.
+#[cfg(target_arch = "x86_64")]
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+#[cfg(target_arch = "aarch64")]
+const SYSCALL: [u8; 4] = 0xd400_0001_u32.to_le_bytes();
+
+/// Where a thread was when it took the signal: then it was in no call, whatever it had been in before.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    instruction: usize,
+    beside: usize,
+    call: [u64; 7],
+}
+
+/// The thread was about to make a call: the kernel makes an interrupted one anew, so this is where one that waits is
+/// found each time.
+const BEFORE_CALL: usize = 1;
+/// The thread had just come back from a call.
+const AFTER_CALL: usize = 2;
+/// What of the two it was; 0: neither.
+static BESIDE: AtomicUsize = AtomicUsize::new(0);
+
+impl At {
+    fn judge(&self, callers: &[Range<usize>]) -> Verdict {
+        if !callers.iter().any(|caller| caller.contains(&self.instruction)) {
+            return Verdict::Past;
+        }
+        let [number, arguments @ ..] = self.call;
+        match self.beside {
+            BEFORE_CALL => judge_call(number as c_long, arguments),
+            AFTER_CALL => Verdict::Past,
+            _ => Verdict::Wait,
+        }
+    }
+}
+
+/// Looks at the code that the calling thread is executing, in that page only.
+fn beside_call(instruction: usize) -> usize {
+    let makes_call = |at: usize| {
+        let page = |address: usize| address / 4096;
+        page(at) == page(instruction)
+            && page(at.wrapping_add(SYSCALL.len() - 1)) == page(instruction)
+            // SAFETY: in the page of an instruction of this thread's, which nobody unmaps meanwhile.
+            && unsafe { std::ptr::read_unaligned(at as *const [u8; SYSCALL.len()]) } == SYSCALL
+    };
+    if makes_call(instruction) {
+        BEFORE_CALL
+    } else if makes_call(instruction.wrapping_sub(SYSCALL.len())) {
+        AFTER_CALL
+    } else {
+        0
+    }
+}
 
 /// Stays installed for ever, because a signal may be delivered late. Async-signal-safe: atomics and gettid.
 extern "C" fn answer(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -166,10 +221,22 @@ extern "C" fn answer(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut 
     // SAFETY: a handler with SA_SIGINFO gets a ucontext_t.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     #[cfg(target_arch = "x86_64")]
-    let instruction =
-        context.uc_mcontext.gregs.get(libc::REG_RIP as usize).copied().unwrap_or_default() as usize;
+    let (instruction, call) = {
+        use libc::{REG_R8, REG_R9, REG_R10, REG_RAX, REG_RDI, REG_RDX, REG_RIP, REG_RSI};
+        let registers = &context.uc_mcontext.gregs;
+        let register = |number: c_int| registers.get(number as usize).copied().unwrap_or_default() as usize;
+        let call = [REG_RAX, REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9];
+        (register(REG_RIP), call.map(register))
+    };
     #[cfg(target_arch = "aarch64")]
-    let instruction = context.uc_mcontext.pc as usize;
+    let (instruction, call) = {
+        let [a, b, c, d, e, f, _, _, number, ..] = context.uc_mcontext.regs;
+        (context.uc_mcontext.pc as usize, [number, a, b, c, d, e, f].map(|register| register as usize))
+    };
+    for (slot, register) in CALL.iter().zip(call) {
+        slot.store(register, Ordering::SeqCst);
+    }
+    BESIDE.store(beside_call(instruction), Ordering::SeqCst);
     INSTRUCTION.store(instruction, Ordering::SeqCst);
 }
 
@@ -197,8 +264,8 @@ fn signal() -> Option<c_int> {
     Some(chosen)
 }
 
-/// Sends the thread a signal and waits a moment for the instruction that it was at.
-fn ask(thread: i32) -> Option<usize> {
+/// Sends the thread a signal and waits a moment for the place that it was at.
+fn ask(thread: i32) -> Option<At> {
     let signal = signal()?;
     INSTRUCTION.store(0, Ordering::SeqCst);
     ASKED.store(thread, Ordering::SeqCst);
@@ -213,13 +280,18 @@ fn ask(thread: i32) -> Option<usize> {
         instruction = INSTRUCTION.load(Ordering::SeqCst);
     }
     ASKED.store(0, Ordering::SeqCst);
-    (instruction != 0).then_some(instruction)
+    let call = CALL.each_ref().map(|slot| slot.load(Ordering::SeqCst) as u64);
+    let beside = BESIDE.load(Ordering::SeqCst);
+    (instruction != 0).then_some(At { instruction, beside, call })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
+
+    /// One thread is asked at a time.
+    static ASKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     #[test]
     fn only_a_call_that_changes_files_is_waited_for() {
@@ -239,6 +311,7 @@ mod tests {
 
     #[test]
     fn a_running_thread_tells_where_it_is() {
+        let _asking = ASKING.lock();
         static STOP: AtomicBool = AtomicBool::new(false);
         static AT: AtomicI32 = AtomicI32::new(0);
         let runner = std::thread::spawn(|| {
@@ -261,6 +334,39 @@ mod tests {
             .expect("maps")
             .into_iter()
             .find(|mapping| mapping.at.contains(&(a_running_thread_tells_where_it_is as *const () as usize)));
-        assert!(program.is_some_and(|program| at.is_some_and(|at| program.at.contains(&at))), "{at:x?}");
+        assert!(
+            program.is_some_and(|program| at.is_some_and(|at| program.at.contains(&at.instruction))),
+            "{at:x?}"
+        );
+    }
+
+    #[test]
+    fn a_thread_that_waits_in_a_call_tells_which() {
+        let _asking = ASKING.lock();
+        let (told, tid) = std::sync::mpsc::channel();
+        let (mut end, mut ended) = std::io::pipe().expect("a pipe");
+        let waiter = std::thread::spawn(move || {
+            // SAFETY: gettid has no preconditions.
+            told.send(unsafe { libc::gettid() }).expect("the test waits");
+            std::io::Read::read(&mut end, &mut [0]).expect("a byte")
+        });
+        let tid = tid.recv().expect("the thread's id");
+        while !matches!(process::doing(tid), Doing::Call(libc::SYS_read, _)) {
+            std::thread::yield_now();
+        }
+        let mut at = None;
+        while at.is_none() {
+            at = ask(tid);
+        }
+        let at = at.expect("an answer");
+        assert_eq!((at.beside, at.call[0]), (BEFORE_CALL, libc::SYS_read as u64), "{at:x?}");
+        let everywhere = std::slice::from_ref(&(0..usize::MAX));
+        assert_eq!(at.judge(everywhere), Verdict::Past, "reading changes nothing");
+        let writes = At { call: [libc::SYS_renameat2 as u64, 0, 0, 0, 0, 0, 0], ..at };
+        assert_eq!(writes.judge(everywhere), Verdict::Wait);
+        assert_eq!(At { beside: AFTER_CALL, ..writes }.judge(everywhere), Verdict::Past);
+        assert_eq!(At { beside: 0, ..writes }.judge(everywhere), Verdict::Wait);
+        std::io::Write::write_all(&mut ended, b"x").expect("room in the pipe");
+        waiter.join().expect("no panic");
     }
 }

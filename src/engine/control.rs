@@ -3,7 +3,7 @@
 //! The calling thread only ever waits here; it never touches a file (P28).
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,10 +42,16 @@ struct Mailbox {
 #[derive(Debug, Default)]
 pub struct Control {
     stopped: AtomicBool,
+    verdict: AtomicU8,
     cause: Mutex<Option<Error>>,
     mailbox: Mutex<Mailbox>,
     bell: Condvar,
 }
+
+/// The backup is complete, and stays so.
+const COMPLETE: u8 = 1;
+/// The backup has failed, and stays so.
+const GIVEN_UP: u8 = 2;
 
 /// What the calling thread woke up for.
 #[derive(Debug)]
@@ -86,6 +92,24 @@ impl Control {
     /// Why it was stopped.
     pub fn cause(&self) -> Error {
         locked(&self.cause).clone().unwrap_or_else(|| Error::interrupted("it was stopped"))
+    }
+
+    /// The images are complete and say so. False when the backup has been given up before: then they must not.
+    pub fn complete(&self) -> bool {
+        self.decide(COMPLETE)
+    }
+
+    /// The backup is to have failed. False when it has become complete before: then it is no failure any more.
+    pub fn give_up(&self) -> bool {
+        self.decide(GIVEN_UP)
+    }
+
+    /// Whoever comes first decides.
+    fn decide(&self, verdict: u8) -> bool {
+        match self.verdict.compare_exchange(0, verdict, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => true,
+            Err(before) => before == verdict,
+        }
     }
 
     /// Wakes the calling thread for a poll: the phase has changed.

@@ -132,6 +132,13 @@ impl Destination {
         })
     }
 
+    /// After [`Destination::finish`], when the backup has been reported as failed meanwhile: marks it again.
+    pub fn revoke(&self) {
+        // Already marked, or beyond help: the report was of a failure in any case.
+        let _ = self.mark_incomplete();
+        let _ = rustix::fs::unlinkat(&self.directory, MANIFEST, AtFlags::empty());
+    }
+
     fn file_path(&self, name: &CStr) -> PathBuf {
         self.path.join(OsStr::from_bytes(name.to_bytes()))
     }

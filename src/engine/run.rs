@@ -181,11 +181,20 @@ impl<'a> Engine<'a> {
         self.report.unseen = self.unseen.into_iter().collect();
         let frame = self.request.frame.clone();
         let report = self.report.clone();
-        self.workers.run(move |shared| {
+        let completed = self.workers.run(move |shared| {
             shared.stores.get().into_iter().flatten().try_for_each(Store::sync)?;
-            frame.map_or(Ok(()), |frame| frame.complete(&report))
-        })?;
-        Ok(self.report)
+            frame.as_ref().map_or(Ok(()), |frame| frame.complete(&report))?;
+            if shared.control.complete() {
+                return Ok(());
+            }
+            frame.iter().for_each(|frame| frame.revoke());
+            Err(shared.control.cause())
+        });
+        match completed {
+            Err(error) if self.control.give_up() => Err(error),
+            // Ended when it was complete already.
+            _ => Ok(self.report),
+        }
     }
 
     fn open_images(&self) -> Result<()> {

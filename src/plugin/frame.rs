@@ -55,6 +55,12 @@ impl Frame for ServerFrame {
         let report = Report { lock_micros: self.lock_micros.load(Ordering::Acquire), ..report.clone() };
         destination.finish(&inventory::manifest(destination.path(), &self.facts, &report)?)
     }
+
+    fn revoke(&self) {
+        if let Some(destination) = &*self.destination.lock().unwrap_or_else(PoisonError::into_inner) {
+            destination.revoke();
+        }
+    }
 }
 
 /// A backup that was refused before it copied anything leaves nothing behind; what holds something already stays,

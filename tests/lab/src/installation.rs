@@ -112,7 +112,7 @@ impl Installation {
         // `env` sets the variables for the server alone, not for the programs that lead to it.
         command.arg("env").args(env.iter().map(|(name, value)| format!("{name}={value}")));
         command.arg(self.seen(self.program_inside()));
-        command.args(["--no-defaults", "--user=root"]).arg(format!("--datadir={}", data.display()));
+        command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         command.arg(format!("--tmpdir={}", tmp.display()));
         match self.kind {
             Kind::MySql56 => {
@@ -175,7 +175,7 @@ impl Installation {
         input: Option<&[u8]>,
     ) -> Result<()> {
         let mut command = self.server_command(&[], data, tmp);
-        command.args(options).arg(format!("--log-error={}", log.display()));
+        command.arg("--user=root").args(options).arg(format!("--log-error={}", log.display()));
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = crate::process::spawn_bound(command)?;

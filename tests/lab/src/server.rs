@@ -25,6 +25,8 @@ pub struct Options {
     pub plugins: Vec<PathBuf>,
     /// Variables of the server's environment.
     pub env: Vec<(String, String)>,
+    /// The number of the user that the server runs as; root without. It must own what the server writes.
+    pub user: Option<u32>,
 }
 
 /// A server in a scratch directory. Dropping it kills the process; the data directory stays.
@@ -87,6 +89,7 @@ impl Server {
         }
         let mut command = self.installation.server_command(&env, &self.data, &self.tmp());
         command
+            .arg(format!("--user={}", self.options.user.unwrap_or(0)))
             .args(self.installation.running_options())
             .arg(format!("--plugin-dir={}", plugins.display()))
             .arg(format!("--socket={}", self.socket().display()))
