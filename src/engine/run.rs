@@ -34,6 +34,9 @@ const DRAIN: Duration = Duration::from_millis(10);
 const DRAIN_PART: f32 = 0.6;
 /// A moment with no asynchronous write in flight is waited for this long before the gate is closed.
 const QUIET_DISK: Duration = Duration::from_millis(50);
+/// Requests on libaio contexts from before capture count as in flight until so long after its start; the kernel does
+/// not tell. A short backup waits for that before DDL is held off.
+const OLDER: Duration = Duration::from_millis(1100);
 /// The gate must be passed within this time once it is tried first.
 const GATE_PATIENCE: Duration = Duration::from_secs(60);
 /// So many files are looked at again right before each try of the gate, which takes some 20 ms; in larger trees only
@@ -45,6 +48,7 @@ const PASSES: u32 = 1000;
 /// One backup under way.
 pub struct Engine<'a> {
     request: &'a Request,
+    began: Instant,
     control: &'a Arc<Control>,
     tracker: &'static Tracker,
     workers: &'a Workers,
@@ -110,6 +114,7 @@ impl<'a> Engine<'a> {
         );
         Engine {
             request,
+            began: Instant::now(),
             control,
             tracker,
             workers,
@@ -140,6 +145,7 @@ impl<'a> Engine<'a> {
         self.converge()?;
         self.look_for_foreign_changes(watcher)?;
         let mut arena = Arena::reserve();
+        self.wait_for_quiet_disk(watcher, self.began + OLDER);
         self.control.ask(Question::BeforeLastPass).and_then(done)?;
         let lock = Instant::now();
         let held = self.pass_gate(&mut arena, watcher);
@@ -406,7 +412,7 @@ impl<'a> Engine<'a> {
         for file in self.state.run()? {
             self.tracker.put_back(file.entry, None, crate::tracker::Marks::empty());
         }
-        self.wait_for_quiet_disk(watcher);
+        self.wait_for_quiet_disk(watcher, Instant::now() + QUIET_DISK);
         let hold = Hold {
             tracker: self.tracker,
             state: &self.state,
@@ -441,9 +447,8 @@ impl<'a> Engine<'a> {
 
     /// What is in flight is waited for inside the gate; less, when it is closed at a moment with nothing in flight. A
     /// busy server has no such moment.
-    fn wait_for_quiet_disk(&self, watcher: &dyn Watcher) {
-        let until = Instant::now() + QUIET_DISK;
-        while watcher.reap() != 0 && Instant::now() < until {
+    fn wait_for_quiet_disk(&self, watcher: &dyn Watcher, until: Instant) {
+        while watcher.reap() != 0 && Instant::now() < until && !self.control.is_stopped() {
             std::thread::sleep(Duration::from_micros(200));
         }
     }
