@@ -145,7 +145,10 @@ impl<'a> Engine<'a> {
         self.converge()?;
         self.look_for_foreign_changes(watcher)?;
         let mut arena = Arena::reserve();
-        self.wait_for_quiet_disk(watcher, self.began + OLDER);
+        if self.began.elapsed() < OLDER && watcher.reap() != 0 {
+            self.wait_for_quiet_disk(watcher, self.began + OLDER);
+            self.converge()?;
+        }
         self.control.ask(Question::BeforeLastPass).and_then(done)?;
         let lock = Instant::now();
         let held = self.pass_gate(&mut arena, watcher);
