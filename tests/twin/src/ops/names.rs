@@ -21,7 +21,11 @@ use crate::world::{At, Kind};
 pub const OPERATIONS: &[Operation] = &[
     op("rename", 8, |w, r| rename_path(w, r, Kind::File, Kind::File)),
     op("rename (directory)", 2, |w, r| rename_path(w, r, Kind::Directory, Kind::Directory)),
-    op("rename (link)", 1, |w, r| rename_path(w, r, Kind::Symlink, Kind::Symlink)),
+    op("rename (link)", 1, |w, r| {
+        let (target, from, to) = (w.shared.world.target(r), link(w, r), link(w, r));
+        sys::symlink(&target, &from);
+        zero(sys::rename(&from, &to))
+    }),
     op("rename (to another kind of name)", 1, |w, r| rename_path(w, r, Kind::Directory, Kind::File)),
     op("rename (back)", 1, |w, r| rename_path(w, r, Kind::File, Kind::Directory)),
     op("rename (ring)", 3, |w, r| ring(w, r, Kind::File)),
@@ -96,6 +100,10 @@ pub const OPERATIONS: &[Operation] = &[
     op("mkdtemp", 2, make_directory),
 ];
 
+fn link(w: &mut Worker<'_>, rng: &mut Rng) -> CString {
+    w.shared.world.path(rng, Kind::Symlink)
+}
+
 fn one_path(w: &mut Worker<'_>, rng: &mut Rng, kind: Kind, call: fn(&CStr) -> c_int) -> Outcome {
     let path = w.shared.world.path(rng, kind);
     zero(call(&path))
@@ -127,7 +135,15 @@ fn rename2(from: &At, to: &At, flags: c_uint) -> c_int {
 
 /// Three names are handed on in a ring, by way of a fourth.
 fn ring(w: &mut Worker<'_>, rng: &mut Rng, kind: Kind) -> Outcome {
-    let [a, b, c] = [(); 3].map(|()| w.shared.world.path(rng, kind));
+    let [a, b, c] = [(); 3].map(|()| {
+        let path = w.shared.world.path(rng, kind);
+        if kind == Kind::Directory {
+            sys::mkdir(&path, 0o755);
+        } else {
+            sys::mknod(&path, S_IFREG | 0o644, 0);
+        }
+        path
+    });
     let spare = CString::new(format!("outside/ring{}", w.id)).expect("no NUL in it");
     zero(sys::rename(&a, &spare))?;
     let first = sys::rename(&b, &a);
