@@ -69,7 +69,7 @@ pub fn check_ring(conn: &mut Conn) -> Result<Option<String>, SqlError> {
 /// When one cannot connect.
 pub fn start(load: &mut Load, features: &Features, rng: &Rng) -> Result<(), SqlError> {
     for thread in 0..THREADS {
-        let mut storm = Storm { rng: rng.fork(300 + thread), features: features.clone() };
+        let mut storm = Storm { thread, rng: rng.fork(300 + thread), features: features.clone() };
         load.spawn(move |conn, shared| storm.run(conn, shared))?;
     }
     let mut ring = rng.fork(310);
@@ -104,6 +104,7 @@ fn is_expected(error: &SqlError, statement: &str) -> bool {
 }
 
 struct Storm {
+    thread: u64,
     rng: Rng,
     features: Features,
 }
@@ -242,7 +243,8 @@ impl Storm {
 
     fn trigger(&mut self, table: &str) -> Vec<String> {
         let database = table.split('.').next().unwrap_or_default();
-        let trigger = format!("{database}.g{}", self.rng.below(2));
+        // MySQL 5.6 does not lock the name: two that make it at once take each other's file.
+        let trigger = format!("{database}.g{}_{}", self.thread, self.rng.below(2));
         if self.rng.percent(60) {
             vec![format!(
                 "CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH ROW SET NEW.k = NEW.k + 1"
