@@ -19,7 +19,7 @@ use super::throttle;
 use super::tree::{File, Tree};
 use super::workers::Workers;
 use crate::backup::{Report, Request};
-use crate::tracker::{Key, Tracker, Unseen};
+use crate::tracker::{Key, Marks, Tracker, Unseen};
 
 /// The gate is tried when a pass has copied no more than this: a quarter of what is read inside at most (P19).
 const SMALL: u64 = 8 << 20;
@@ -316,6 +316,7 @@ impl<'a> Engine<'a> {
         let give_up = Instant::now() + GATE_PATIENCE;
         let mut pause = Duration::from_millis(50);
         let (mut long_call, mut drain) = (LONG_CALL, DRAIN);
+        let mut names = 0;
         loop {
             self.control.check()?;
             let missed = if self.somebody_stays_inside(long_call) {
@@ -329,6 +330,11 @@ impl<'a> Engine<'a> {
             };
             if Instant::now() > give_up {
                 return Err(self.never_passed(missed.unwrap_or(Missed::Busy)));
+            }
+            if missed == Some(Missed::Names) {
+                names += 1;
+                // Perhaps another process took a name away, which left no mark.
+                self.tracker.put_back_wide(names % 4 == 0, false);
             }
             // The server has waited for nothing: not again at once.
             if matches!(missed, Some(Missed::Busy | Missed::InFlight | Missed::Late)) {
@@ -413,7 +419,7 @@ impl<'a> Engine<'a> {
         self.check_fault()?;
         // Names once more: inside the gate only those of an instant are left. The files are read in there.
         for file in self.state.run()? {
-            self.tracker.put_back(file.entry, None, crate::tracker::Marks::empty());
+            self.tracker.put_back(file.entry, None, Marks::empty());
         }
         self.wait_for_quiet_disk(watcher, Instant::now() + QUIET_DISK);
         let hold = Hold {
@@ -444,7 +450,7 @@ impl<'a> Engine<'a> {
                 Some(seen) if how == Unseen::Log => seen.size,
                 _ => 0,
             };
-            self.tracker.put_back(file.entry, Some(from..u64::MAX), crate::tracker::Marks::empty());
+            self.tracker.put_back(file.entry, Some(from..u64::MAX), Marks::empty());
         });
     }
 
@@ -471,6 +477,24 @@ impl<'a> Engine<'a> {
     fn look_for_foreign_changes(&mut self, watcher: &dyn Watcher) -> Result<()> {
         let mut moved = Vec::new();
         let mut path = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        for (key, directory) in &self.state.tree.directories {
+            let Some((root, below)) = self.state.tree.path_of_directory(*key, &mut path) else { continue };
+            let Some(root) = self.state.tree.roots.get(root).filter(|root| root.key != *key) else {
+                continue;
+            };
+            let known = (directory.stat.st_mtime, directory.stat.st_mtime_nsec);
+            if let Ok(stat) = source::stat_name(root.fd.as_fd(), below)
+                && source::key_of(&stat) == *key
+                && (stat.st_mtime, stat.st_mtime_nsec) != known
+            {
+                self.tracker.put_back(directory.entry, None, Marks::NAMES | Marks::ATTRIBUTES);
+            }
+        }
+        for directory in
+            self.state.tree.roots.iter().filter_map(|root| self.state.tree.directories.get(&root.key))
+        {
+            self.tracker.put_back(directory.entry, None, Marks::NAMES | Marks::ATTRIBUTES);
+        }
         for file in self.state.tree.files.values() {
             let Some(seen) = *super::visit::lock(&file.seen) else { continue };
             if file.entry.is_marked() || self.tracker.unseen_as(file.key).is_some() {
@@ -510,11 +534,7 @@ impl<'a> Engine<'a> {
                 if !self.foreign.contains(&file.key) {
                     self.foreign.push(file.key);
                 }
-                self.tracker.put_back(
-                    file.entry,
-                    Some(0..u64::MAX),
-                    crate::tracker::Marks::ATTRIBUTES | crate::tracker::Marks::XATTRS,
-                );
+                self.tracker.put_back(file.entry, Some(0..u64::MAX), Marks::ATTRIBUTES | Marks::XATTRS);
             }
         }
         Ok(())
