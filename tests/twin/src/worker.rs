@@ -26,6 +26,8 @@ pub struct Held {
     pub fd: c_int,
     /// Opened with O_DIRECT: offsets, lengths and addresses are multiples of [`BLOCK`].
     pub direct: bool,
+    /// Other threads write by it, too.
+    pub shared: bool,
 }
 
 /// A place in a file and how much.
@@ -124,6 +126,14 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Moves a file's position. Not under the feet of other threads: where they write then, nobody can tell, not even
+    /// they (P7).
+    pub fn seek(&self, held: Held, offset: i64) {
+        if !held.shared {
+            sys::lseek(held.fd, offset, libc::SEEK_SET);
+        }
+    }
+
     /// Keeps a new descriptor in place of an older one.
     pub fn hold(&mut self, rng: &mut Rng, held: Held) {
         let slot = rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
@@ -144,23 +154,33 @@ impl<'a> Worker<'a> {
     /// One of the open files; opens one if it must.
     pub fn file(&mut self, rng: &mut Rng) -> Result<Held, c_int> {
         if rng.one_in(10) && !self.shared.descriptors.is_empty() {
-            return Ok(Held { fd: *rng.pick(&self.shared.descriptors), direct: false });
+            return Ok(Held { fd: *rng.pick(&self.shared.descriptors), direct: false, shared: true });
         }
-        self.private(rng)
+        let slot = *rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        match self.held[slot] {
+            Some(held) => Ok(held),
+            None => self.open_into(rng, slot),
+        }
     }
 
     /// One of the open files that only this thread has.
     pub fn private(&mut self, rng: &mut Rng) -> Result<Held, c_int> {
         let slot = *rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
-        if let Some(held) = self.held[slot] {
-            return Ok(held);
+        match self.held[slot] {
+            Some(held) if !held.shared => Ok(held),
+            _ => self.open_into(rng, slot),
         }
+    }
+
+    fn open_into(&mut self, rng: &mut Rng, slot: usize) -> Result<Held, c_int> {
         let path = self.shared.world.path(rng, Kind::File);
         let direct = if rng.one_in(4) { libc::O_DIRECT } else { 0 };
         let fd =
             sys::check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | direct, 0o644))?;
-        let held = Held { fd, direct: direct != 0 };
-        self.held[slot] = Some(held);
+        let held = Held { fd, direct: direct != 0, shared: false };
+        if let Some(old) = self.held[slot].replace(held) {
+            self.close(old);
+        }
         Ok(held)
     }
 

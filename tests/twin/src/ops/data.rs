@@ -74,7 +74,7 @@ fn write(w: &mut Worker<'_>, rng: &mut Rng, seek: bool) -> Outcome {
     let at = w.extent(rng, held);
     let data = w.fill(at.length);
     if seek || rng.one_in(20) {
-        sys::lseek(held.fd, at.offset, libc::SEEK_SET);
+        w.seek(held, at.offset);
     }
     some(written(sys::write(held.fd, data, at.length))?)
 }
@@ -109,7 +109,7 @@ fn writev(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
     let at = w.extent(rng, held);
     let parts = parts(w, rng, held, at.length);
     if rng.one_in(2) {
-        sys::lseek(held.fd, at.offset, libc::SEEK_SET);
+        w.seek(held, at.offset);
     }
     some(written(sys::writev(held.fd, &parts, 2))?)
 }
@@ -121,7 +121,7 @@ fn send(
 ) -> Outcome {
     let (from, to) = (w.file(rng)?, w.file(rng)?);
     let (source, target) = (w.extent(rng, from), w.extent(rng, to));
-    sys::lseek(to.fd, target.offset, libc::SEEK_SET);
+    w.seek(to, target.offset);
     let mut offset = source.offset / 4;
     let offset = if rng.one_in(2) { Some(&mut offset) } else { None };
     some(written(call(to.fd, from.fd, offset, source.length))?)

@@ -174,7 +174,7 @@ fn up_and_back(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
 
 fn unlinked_and_written(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
     let path = w.shared.world.path(rng, Kind::File);
-    let held = Held { fd: check(sys::open64(&path, O_RDWR | O_CLOEXEC, 0))?, direct: false };
+    let held = Held { fd: check(sys::open64(&path, O_RDWR | O_CLOEXEC, 0))?, direct: false, shared: false };
     let unlinked = sys::unlink(&path);
     let at = w.extent(rng, held);
     sys::pwrite64(held.fd, w.fill(at.length), at.length, at.offset);
@@ -226,7 +226,7 @@ fn text(template: Vec<u8>) -> CString {
 fn make_file(w: &mut Worker<'_>, rng: &mut Rng, suffix: &str, call: fn(&mut [u8]) -> c_int) -> Outcome {
     let mut template = w.shared.world.template(rng, suffix);
     let fd = check(call(&mut template))?;
-    let held = Held { fd, direct: false };
+    let held = Held { fd, direct: false, shared: false };
     let at = w.extent(rng, held);
     sys::write(fd, w.fill(at.length), at.length);
     let made = text(template);

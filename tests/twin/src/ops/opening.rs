@@ -77,7 +77,7 @@ fn mode(rng: &mut Rng) -> c_uint {
 
 fn keep(w: &mut Worker<'_>, rng: &mut Rng, flags: c_int, fd: c_int) -> Outcome {
     let fd = check(fd)?;
-    w.hold(rng, Held { fd, direct: flags & O_DIRECT != 0 });
+    w.hold(rng, Held { fd, direct: flags & O_DIRECT != 0, shared: false });
     Ok(())
 }
 
@@ -99,7 +99,7 @@ fn by_place(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, &CStr, c_int, c_u
 fn temporary(w: &mut Worker<'_>, rng: &mut Rng, name: bool) -> Outcome {
     let directory = w.shared.world.path(rng, Kind::Directory);
     let fd = check(sys::open(&directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0o640))?;
-    let held = Held { fd, direct: false };
+    let held = Held { fd, direct: false, shared: false };
     let at = w.extent(rng, held);
     sys::pwrite64(fd, w.fill(at.length), at.length, at.offset);
     let mut outcome = Ok(());

@@ -129,6 +129,6 @@ fn nothing(value: c_long) -> Outcome {
 
 fn opened(w: &mut Worker<'_>, rng: &mut Rng, value: c_long) -> Outcome {
     let fd = sys::check(value)? as i32;
-    w.hold(rng, Held { fd, direct: false });
+    w.hold(rng, Held { fd, direct: false, shared: false });
     Ok(())
 }
