@@ -260,6 +260,10 @@ impl Watcher for Attached {
         self.0.as_ref().map_or(Ok(true), Capture::verify)
     }
 
+    fn review_unseen(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), Capture::review_unseen)
+    }
+
     fn is_intact(&self) -> bool {
         self.0.as_ref().is_none_or(Capture::is_intact)
     }

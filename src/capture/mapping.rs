@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::hook::{self, keep_errno};
-use crate::tracker::{Key, Unseen, tracker};
+use crate::tracker::{How, Key, tracker};
 
 /// Shared mappings that cannot be written yet but may become writable by mprotect(2).
 const READABLE: usize = 256;
@@ -38,7 +38,7 @@ pub fn forget_all() {
 /// A shared mapping of a file on a watched device.
 pub fn add(key: Key, at: Range<usize>, writable: bool) {
     if writable {
-        tracker().add_unseen(key, Unseen::Mapped);
+        tracker().add_unseen(key, How::Mapped, -1);
         return;
     }
     for mapping in &MAPPINGS {
@@ -65,7 +65,7 @@ pub fn add(key: Key, at: Range<usize>, writable: bool) {
         }
     }
     // No place is left to remember that it cannot be written.
-    tracker().add_unseen(key, Unseen::Mapped);
+    tracker().add_unseen(key, How::Mapped, -1);
 }
 
 /// The mappings in this range become writable, or are moved to where they would not be recognized.
@@ -75,7 +75,7 @@ fn may_be_written(at: Range<usize>) {
         if mapping.start.load(Ordering::SeqCst) < at.end && at.start < end {
             let key =
                 Key { dev: mapping.dev.load(Ordering::SeqCst), ino: mapping.ino.load(Ordering::SeqCst) };
-            tracker().add_unseen(key, Unseen::Mapped);
+            tracker().add_unseen(key, How::Mapped, -1);
         }
     }
 }

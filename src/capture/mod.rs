@@ -129,6 +129,11 @@ impl Capture {
         Ok(look.new == 0)
     }
 
+    /// Forgets streams that were closed and mappings that were undone, and marks their files. Not inside the gate.
+    pub fn review_unseen(&self) -> Result<()> {
+        survey::review_unseen()
+    }
+
     /// Whether all slots are ours that [`Capture::verify`] saw, and those of objects that came since are too.
     /// Allocates nothing and may be called inside the gate.
     pub fn is_intact(&self) -> bool {

@@ -6,7 +6,7 @@ use libc::{AT_FDCWD, FILE};
 
 use super::hook::{self, keep_errno};
 use super::names::{self, Opening};
-use crate::tracker::{Unseen, tracker};
+use crate::tracker::{How, tracker};
 
 /// What a mode of fopen(3) opens, as flags of open(2). `None`: only for reading.
 fn flags_of(mode: &[u8]) -> Option<c_int> {
@@ -43,8 +43,8 @@ unsafe fn is_unseen(stream: *mut FILE) {
     // SAFETY: by the caller's promise.
     let fd = unsafe { descriptor(stream) };
     if let Some(file) = hook::regular(fd) {
-        let how = if fd == 1 || fd == 2 { Unseen::Log } else { Unseen::Stdio };
-        tracker().add_unseen(file.key, how);
+        let how = if fd == 1 || fd == 2 { How::Log } else { How::Stdio };
+        tracker().add_unseen(file.key, how, fd);
     }
 }
 

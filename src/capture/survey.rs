@@ -6,7 +6,7 @@ use super::hook;
 use super::process::{self, UringState};
 use super::{asynchronous, mapping, uring};
 use crate::engine::error::{Error, Result};
-use crate::tracker::{StreamKind, Unseen, tracker};
+use crate::tracker::{How, Marks, StreamKind, tracker};
 
 const ADVICE: &str = "set innodb_use_native_aio=0 and restart the server";
 
@@ -117,7 +117,31 @@ pub fn add_mapped() -> Result<()> {
 pub fn add_standard_streams() {
     for fd in [1, 2] {
         if let Some(file) = hook::regular(fd) {
-            tracker().add_unseen(file.key, Unseen::Log);
+            tracker().add_unseen(file.key, How::Log, fd);
         }
     }
+}
+
+/// Takes out the unseen files whose streams are closed and whose mappings are undone, and marks them (P24).
+pub fn review_unseen() -> Result<()> {
+    let unseen = tracker().unseen();
+    unseen.doubt();
+    // Looked at after the doubt: a stream or a mapping made from here on takes a place of its own.
+    let mapped = if unseen.has(How::Mapped) { process::mappings() } else { Ok(Vec::new()) };
+    let is_mapped = |key| match &mapped {
+        Ok(mapped) => mapped.iter().any(|mapping| mapping.is_shared && mapping.key() == key),
+        Err(_) => true,
+    };
+    unseen.settle(
+        |key, how, fd| match how {
+            How::Mapped => is_mapped(key),
+            How::Stdio | How::Log => hook::regular(fd).is_some_and(|file| file.key == key),
+        },
+        |key| {
+            if let Some(entry) = tracker().entry(key) {
+                tracker().put_back(entry, Some(0..u64::MAX), Marks::ATTRIBUTES);
+            }
+        },
+    );
+    mapped.map(|_| ())
 }

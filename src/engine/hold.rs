@@ -20,7 +20,7 @@ use super::source::{self, Type};
 use super::store::read_full;
 use super::tree::{File, Leads, Seen, Symlink};
 use super::visit::{Extent, extent};
-use crate::tracker::{BLOCK, Closure, Entry, Key, Kind, Marks, Tracker, Unseen};
+use crate::tracker::{BLOCK, Closure, Entry, How, Key, Kind, Marks, Tracker};
 
 /// Bytes read inside the gate at most.
 const ARENA: usize = 32 << 20;
@@ -44,6 +44,8 @@ pub enum Missed {
     Late,
     /// A hook was lost or an object loaded meanwhile.
     Hooks,
+    /// Files that are written unseen are too large to be read inside the gate (P24).
+    Unseen,
     /// A read failed.
     Failed(i32),
 }
@@ -138,6 +140,8 @@ pub trait Watcher {
     fn reap(&self) -> u32;
     /// Before an attempt: repairs and tells whether nothing was missing (P16). An error: what was missed is lost.
     fn verify(&self) -> super::error::Result<bool>;
+    /// Takes out of the tracker's unseen files those whose streams and mappings are gone, and marks them (P24).
+    fn review_unseen(&self) -> super::error::Result<()>;
     /// Whether every hook is in place and nothing was loaded since [`Watcher::verify`].
     fn is_intact(&self) -> bool;
 }
@@ -550,11 +554,11 @@ impl Hold<'_> {
     /// Files whose writers cannot be seen are read again (P24, P25).
     fn read_unseen(&self, arena: &mut Arena) -> Attempt<()> {
         let mut missed = None;
-        self.tracker.each_unseen(|key, how| {
+        self.tracker.unseen().each(|key, how| {
             if missed.is_none() {
-                missed = match self.read_again(arena, key, how == Unseen::Log) {
+                missed = match self.read_again(arena, key, how == How::Log) {
                     Ok(true) => None,
-                    Ok(false) => Some(Missed::TooMuch),
+                    Ok(false) => Some(Missed::Unseen),
                     Err(missed) => Some(missed),
                 };
             }

@@ -3,6 +3,7 @@
 //! [`run`] is the course of it; [`reconcile`] keeps [`tree`] up to date, [`workers`] [`visit`] files and write
 //! [`store`], [`hold`] is the gate, [`finish`] and [`place`] come after T. Only workers touch the destination.
 
+mod attempts;
 pub mod attributes;
 pub mod control;
 pub mod destination;
@@ -23,5 +24,6 @@ pub mod store;
 pub mod threads;
 pub mod throttle;
 pub mod tree;
+mod unseen;
 pub mod visit;
 pub mod workers;

@@ -10,6 +10,7 @@ pub mod inflight;
 pub mod slots;
 pub mod sync;
 pub mod table;
+pub mod unseen;
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -22,14 +23,10 @@ pub use inflight::{Completed, InFlight, StreamKind, Target};
 pub use slots::{Inside, Pass, Slots};
 use sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use table::Table;
+pub use unseen::{How, Unseen};
 
 /// Devices that sources may lie on.
 const DEVICES: usize = 64;
-/// Files whose writers cannot be seen (P24).
-#[cfg(not(feature = "model"))]
-const UNSEEN: usize = 1024;
-#[cfg(feature = "model")]
-const UNSEEN: usize = 4;
 /// Inodes that the first table has room for.
 #[cfg(not(feature = "model"))]
 const ENTRIES: usize = 16_384;
@@ -59,25 +56,6 @@ pub enum Fault {
     TooManyDevices,
 }
 
-/// How a file is written without our seeing it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Unseen {
-    /// Through a `FILE*`.
-    Stdio = 1,
-    /// Through a shared writable mapping.
-    Mapped = 2,
-    /// By a `FILE*` on descriptor 1 or 2: it only grows.
-    Log = 3,
-}
-
-#[derive(Debug)]
-struct UnseenFile {
-    how: AtomicU64,
-    dev: AtomicU64,
-    ino: AtomicU64,
-}
-
 /// What only engine threads touch.
 #[derive(Debug, Default)]
 struct Registry {
@@ -98,8 +76,7 @@ pub struct Tracker {
     queue: AtomicPtr<Entry>,
     devices: [AtomicU64; DEVICES],
     device_count: AtomicUsize,
-    unseen: [UnseenFile; UNSEEN],
-    unseen_count: AtomicUsize,
+    unseen: Unseen,
     fault: AtomicU32,
     everything: AtomicBool,
     all_names: AtomicBool,
@@ -132,9 +109,6 @@ impl Tracker {
     pub const fn new() -> Self {
         #[allow(clippy::declare_interior_mutable_const)]
         const ZERO: AtomicU64 = AtomicU64::new(0);
-        #[allow(clippy::declare_interior_mutable_const)]
-        const NO_FILE: UnseenFile =
-            UnseenFile { how: AtomicU64::new(0), dev: AtomicU64::new(0), ino: AtomicU64::new(0) };
         Tracker {
             gate: Gate::new(Slots::new()),
             in_flight: InFlight::new(),
@@ -142,8 +116,7 @@ impl Tracker {
             queue: AtomicPtr::new(std::ptr::null_mut()),
             devices: [ZERO; DEVICES],
             device_count: AtomicUsize::new(0),
-            unseen: [NO_FILE; UNSEEN],
-            unseen_count: AtomicUsize::new(0),
+            unseen: Unseen::new(),
             fault: AtomicU32::new(0),
             everything: AtomicBool::new(false),
             all_names: AtomicBool::new(false),
@@ -222,19 +195,11 @@ impl Tracker {
         self.everything.store(true, Ordering::SeqCst);
     }
 
-    /// From now on this file may be written without our seeing it (P24).
-    pub fn add_unseen(&self, key: Key, how: Unseen) {
-        if self.unseen_as(key).is_some_and(|known| known == how) {
-            return;
-        }
-        let index = self.unseen_count.fetch_add(1, Ordering::SeqCst);
-        let Some(file) = self.unseen.get(index) else {
+    /// From now on this file may be written without our seeing it (P24): by a stream on `fd`, or a mapping.
+    pub fn add_unseen(&self, key: Key, how: How, fd: i32) {
+        if !self.unseen.add(key, how, fd) {
             self.set_fault(Fault::TooManyUnseen);
-            return;
-        };
-        file.dev.store(key.dev, Ordering::SeqCst);
-        file.ino.store(key.ino, Ordering::SeqCst);
-        file.how.store(how as u64, Ordering::SeqCst);
+        }
     }
 
     /// Makes the running backup fail.
@@ -273,12 +238,7 @@ impl Tracker {
         self.everything.store(false, Ordering::SeqCst);
         self.all_names.store(false, Ordering::SeqCst);
         self.device_count.store(0, Ordering::SeqCst);
-        for file in &self.unseen {
-            if file.how.swap(0, Ordering::SeqCst) == 0 {
-                break;
-            }
-        }
-        self.unseen_count.store(0, Ordering::SeqCst);
+        self.unseen.clear();
         self.in_flight.reset();
         self.table.store(Box::into_raw(Box::new(Table::new(ENTRIES))), Ordering::SeqCst);
         self.gate.turn_on();
@@ -322,30 +282,9 @@ impl Tracker {
         }
     }
 
-    /// How the file is written without our seeing it, if it is.
-    pub fn unseen_as(&self, key: Key) -> Option<Unseen> {
-        let mut found = None;
-        for file in self.unseen.iter().take(self.unseen_count.load(Ordering::SeqCst)) {
-            if file.dev.load(Ordering::SeqCst) == key.dev && file.ino.load(Ordering::SeqCst) == key.ino {
-                found = match file.how.load(Ordering::SeqCst) {
-                    1 => Some(Unseen::Stdio),
-                    2 => Some(Unseen::Mapped),
-                    3 if found.is_none() => Some(Unseen::Log),
-                    _ => found,
-                };
-            }
-        }
-        found
-    }
-
-    /// Every file that is written without our seeing it.
-    pub fn each_unseen(&self, mut visit: impl FnMut(Key, Unseen)) {
-        for file in self.unseen.iter().take(self.unseen_count.load(Ordering::SeqCst)) {
-            let key = Key { dev: file.dev.load(Ordering::SeqCst), ino: file.ino.load(Ordering::SeqCst) };
-            if let Some(how) = self.unseen_as(key) {
-                visit(key, how);
-            }
-        }
+    /// Files that are written without our seeing it.
+    pub fn unseen(&self) -> &Unseen {
+        &self.unseen
     }
 
     /// Adds an inode, wholly marked and queued, before its first byte or name is read (P3). Known already: the

@@ -92,6 +92,25 @@ fn a_large_mapping_is_refused_by_name() {
     scene.same();
 }
 
+#[test]
+fn what_is_written_unseen_no_longer_may_be_large() {
+    let scene = Scene::new();
+    let paths = [scene.file("streamed", b"some text\n"), scene.file("mapped", &[1; 4096])];
+    let files = paths.each_ref().map(|path| open(path));
+    scene.hot(|| {
+        let stream = stream(&paths[0], c"a");
+        put(stream, b"by a stream\n");
+        assert_eq!(sys::fclose(stream), 0);
+        let mapping = Mapping::new(&files[1], 4096);
+        mapping.store(17, 2);
+        drop(mapping);
+        for file in &files {
+            sys::check(sys::ftruncate(fd(file), 16 << 20)).unwrap();
+        }
+    });
+    assert_eq!(scene.copy("mapped")[17], 2);
+}
+
 /// glibc's own asynchronous I/O writes from threads that nobody can follow.
 #[test]
 fn posix_aio_is_refused() {
