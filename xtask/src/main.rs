@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod controls;
 mod flags;
 mod lab;
 mod needs;
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND
        [--no-identity]                       without comparing, so that times are real;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   bench                                      what an intercepted call and a copy cost, without a database
+  controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
   test                                       the whole test suite
   help                                       this text
 
@@ -69,6 +71,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
     match command.as_str() {
         "servers" => servers::run(rest),
         "build" => build::run(rest),
+        "controls" => controls::run(rest),
         "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),

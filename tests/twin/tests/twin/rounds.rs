@@ -14,13 +14,13 @@ fn good(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) {
 #[test]
 fn on_a_disk() {
     let scratch = Scratch::new(disk(), "disk");
-    good(&scratch.0, &["--rounds", "6"], &[]);
+    good(&scratch.0, &["--rounds", "10"], &[]);
 }
 
 #[test]
 fn in_memory() {
     let scratch = Scratch::new(memory(), "memory");
-    good(&scratch.0, &["--rounds", "6"], &[]);
+    good(&scratch.0, &["--rounds", "10"], &[]);
 }
 
 /// The way that backups go: what is read in the gate is written after it. The oracles are the program's own.
@@ -28,19 +28,19 @@ fn in_memory() {
 fn without_the_comparison_in_the_gate() {
     for (below, name) in [(disk(), "own-disk"), (memory(), "own-memory")] {
         let scratch = Scratch::new(below, name);
-        good(&scratch.0, &["--rounds", "4"], &[("TOKUDB_BACKUP_TEST_IDENTITY", "0")]);
+        good(&scratch.0, &["--rounds", "6"], &[("TOKUDB_BACKUP_TEST_IDENTITY", "0")]);
     }
 }
 
 #[test]
 fn from_one_file_system_to_another() {
     let (sources, images) = (Scratch::new(memory(), "from"), Scratch::new(disk(), "to"));
-    good(&sources.0, &["--rounds", "4", "--images", images.0.to_str().unwrap()], &[]);
+    good(&sources.0, &["--rounds", "6", "--images", images.0.to_str().unwrap()], &[]);
 }
 
 /// Not a thread more than the one that takes the backup and one beside it.
 #[test]
 fn a_single_thread() {
     let scratch = Scratch::new(disk(), "single");
-    good(&scratch.0, &["--rounds", "4", "--threads", "1"], &[]);
+    good(&scratch.0, &["--rounds", "6", "--threads", "1"], &[]);
 }
