@@ -6,6 +6,7 @@
 mod call;
 mod copy;
 mod library;
+mod throttle;
 
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,8 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["call", library] => call::run(Path::new(library), 9),
         ["copy", library] => copy::run(Path::new(library), 5),
+        ["throttle", library] => throttle::run(Path::new(library), 5),
         ["sample", state, threads, library] => call::sample(state, threads.parse()?, Path::new(library)),
-        _ => bail!("usage: bench call|copy LIBRARY"),
+        _ => bail!("usage: bench call|copy|throttle LIBRARY"),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::indexes;
 use super::inventory::{self, Facts};
 use crate::backup::{Frame, Report};
 use crate::engine::destination::Destination;
@@ -52,6 +53,9 @@ impl Frame for ServerFrame {
         let destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
         let destination =
             destination.as_ref().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
+        for index in self.facts.log_indexes.iter().filter_map(|index| self.facts.image_of(index)) {
+            indexes::make_relative(&destination.path().join(index))?;
+        }
         let report = Report { lock_micros: self.lock_micros.load(Ordering::Acquire), ..report.clone() };
         destination.finish(&inventory::manifest(destination.path(), &self.facts, &report)?)
     }

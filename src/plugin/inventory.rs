@@ -19,8 +19,19 @@ pub struct Facts {
     pub sources: Vec<(PathBuf, &'static str)>,
     /// Base name of the binary logs, a real path.
     pub log_bin: Option<PathBuf>,
+    /// Indexes of binary and relay logs, real paths.
+    pub log_indexes: Vec<PathBuf>,
     /// When the backup began, since the epoch.
     pub started: Duration,
+}
+
+impl Facts {
+    /// Where a real path of a source lies below the destination.
+    pub fn image_of(&self, path: &Path) -> Option<PathBuf> {
+        self.sources.iter().find_map(|(source, image)| {
+            path.strip_prefix(source).ok().map(|inside| Path::new(image).join(inside))
+        })
+    }
 }
 
 /// Lists the images below `destination`. Touches the destination, so never on a session's thread.
@@ -92,9 +103,7 @@ fn list(destination: &Path, relative: &Path, files: &mut Vec<Entry>) -> Result<(
 /// The binary log with the highest number, as it is in the image.
 fn newest_binlog(facts: &Facts, files: &[Entry]) -> Option<Binlog> {
     let log_bin = facts.log_bin.as_deref()?;
-    let base = facts.sources.iter().find_map(|(source, image)| {
-        log_bin.strip_prefix(source).ok().map(|inside| Path::new(image).join(inside))
-    })?;
+    let base = facts.image_of(log_bin)?;
     let number = |entry: &Entry| -> Option<u64> {
         let rest = entry.path.as_os_str().as_bytes().strip_prefix(base.as_os_str().as_bytes())?;
         let digits = rest.strip_prefix(b".")?;
@@ -115,6 +124,7 @@ mod tests {
             server: Server { flavour: "MySQL".to_owned(), version: "5.6.24".to_owned() },
             sources: vec![("/data".into(), "mysql_data_dir"), ("/logs".into(), "mysql_log_bin")],
             log_bin: log_bin.map(PathBuf::from),
+            log_indexes: Vec::new(),
             started: Duration::from_secs(1),
         }
     }

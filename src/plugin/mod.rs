@@ -6,6 +6,7 @@ mod callbacks;
 mod caller;
 mod declare;
 mod frame;
+mod indexes;
 mod inventory;
 mod lifecycle;
 mod restore;

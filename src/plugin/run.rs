@@ -159,6 +159,7 @@ fn facts(host: &Host, layout: &Layout) -> Facts {
         },
         sources: layout.sources.clone(),
         log_bin: layout.log_bin.clone(),
+        log_indexes: layout.log_indexes.clone(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }

@@ -45,6 +45,8 @@ pub struct Layout {
     pub leave_out: Vec<PathBuf>,
     /// Base name of the binary logs; its directory is a real path in a source.
     pub log_bin: Option<PathBuf>,
+    /// Indexes of binary and relay logs: real paths in sources.
+    pub log_indexes: Vec<PathBuf>,
 }
 
 impl Layout {
@@ -63,6 +65,7 @@ impl Layout {
             sources: vec![(data_dir.clone(), DATA_DIR_IMAGE)],
             leave_out: Vec::new(),
             log_bin: None,
+            log_indexes: Vec::new(),
         };
         if let Some((log_dir, name)) =
             files.log_bin.as_deref().and_then(|log| log.parent().zip(log.file_name()))
@@ -83,6 +86,9 @@ impl Layout {
         }
         layout.leave_out = left_out(host, &files);
         layout.refuse_logs_outside(&files)?;
+        let indexes = [&files.log_bin_index, &files.relay_log_index];
+        layout.log_indexes =
+            indexes.into_iter().flatten().filter_map(|index| index.canonicalize().ok()).collect();
         layout.refuse_directories_outside(host, &data_dir)?;
         layout.refuse_tables_outside(host, exclude, &data_dir, poll)?;
         layout.refuse_open_files_outside(&files)?;

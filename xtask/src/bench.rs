@@ -5,7 +5,7 @@ use crate::{Failure, build, sh};
 use std::process::ExitCode;
 
 /// The measurements, in the order in which they run.
-const KINDS: [&str; 2] = ["call", "copy"];
+const KINDS: [&str; 3] = ["call", "copy", "throttle"];
 
 /// The subcommand.
 pub fn run(args: &[String]) -> Result<ExitCode, Failure> {

@@ -96,14 +96,6 @@ pub fn boot(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
         copy_tree(&backup.join(LOGS), &copy)?;
         let (from, to) = (logs.display().to_string(), copy.display().to_string());
         options.args.iter_mut().for_each(|arg| *arg = arg.replace(&from, &to));
-        // The index names the logs by their full paths.
-        for entry in fs::read_dir(&copy)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "index") {
-                let index = fs::read_to_string(&path)?.replace(&from, &to);
-                fs::write(&path, index).with_context(|| format!("cannot write {}", path.display()))?;
-            }
-        }
     }
     let mut server = Server::over(&original.installation.name, home, &data, options)?;
     server.start()?;

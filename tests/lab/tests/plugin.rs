@@ -15,8 +15,8 @@ const INSTALL: &str = "INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'";
 const UNINSTALL: &str = "UNINSTALL PLUGIN tokudb_backup";
 /// Longest wait for what should come at once.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What KILL, shutdown and a lost client may take.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What KILL and a lost client may take: a second (P28), and more on a machine that does other things beside.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 macro_rules! on_every_server {
     ($($theme:ident)*) => {$(
@@ -654,6 +654,20 @@ fn log_directories(name: &str) {
     for file in ["bl.000001", "bl.000002", "bl.index"] {
         assert!(dir.join("mysql_log_bin").join(file).is_file(), "{file}");
     }
+    // A server over a copy of the image finds the copies of its logs, and nothing of the original's.
+    let index = fs::read_to_string(dir.join("mysql_log_bin/bl.index")).unwrap();
+    assert_eq!(index, "./bl.000001\n./bl.000002\n");
+    let home = Scratch::new(&format!("restored-{name}")).unwrap();
+    let restored = lab::image::boot(&lab.server, &dir, home.path()).unwrap();
+    let shown = restored.connect().unwrap().query("SHOW BINARY LOGS").unwrap().texts();
+    let names: Vec<_> = shown.iter().map(|row| &*row[0]).collect();
+    assert_eq!(names, ["bl.000001", "bl.000002", "bl.000003"]);
+    assert!(home.path().join("binlog/bl.000003").is_file());
+    for original in [logs.path(), lab.server.data()] {
+        let used = lab::image::files_in_use(restored.pid().unwrap(), original).unwrap();
+        assert!(used.is_empty(), "{used:?}");
+    }
+    drop(restored);
     let size = fs::metadata(logs.path().join("bl.000002")).unwrap().len();
     let manifest = fs::read_to_string(dir.join("backup_manifest")).unwrap();
     let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}}}");
