@@ -197,24 +197,29 @@ enum Noticed {
 struct Place {
     tree: PathBuf,
     target: PathBuf,
+    /// Names and contents of all sources, as they were at the start.
+    sources: Vec<(String, Vec<u8>)>,
 }
 
 impl Place {
     fn make() -> Result<Place> {
         let below = paths::workspace().join("target").join("controls");
-        let place = Place { tree: below.join("tree"), target: below.join("target") };
-        fs::create_dir_all(&place.tree).with_context(|| format!("cannot create {}", place.tree.display()))?;
-        Ok(place)
+        let root = paths::workspace();
+        let list = sh::output(
+            sh::cmd("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+                .current_dir(&root),
+        )?;
+        let names = list.split('\0').filter(|name| !name.is_empty());
+        let sources =
+            names.filter_map(|name| Some((name.to_owned(), fs::read(root.join(name)).ok()?))).collect();
+        Ok(Place { tree: below.join("tree"), target: below.join("target"), sources })
     }
 
-    /// What git knows of, as it is in the working tree; files that are the same already keep their times.
+    /// Files that are the same already keep their times.
     fn copy_sources(&self) -> Result<()> {
-        let root = paths::workspace();
-        let list = sh::output(sh::cmd("git", ["ls-files", "-z"]).current_dir(&root))?;
-        for name in list.split('\0').filter(|name| !name.is_empty()) {
-            let (from, to) = (root.join(name), self.tree.join(name));
-            let Ok(content) = fs::read(&from) else { continue };
-            if fs::read(&to).is_ok_and(|known| known == content) {
+        for (name, content) in &self.sources {
+            let to = self.tree.join(name);
+            if fs::read(&to).is_ok_and(|known| known == *content) {
                 continue;
             }
             if let Some(parent) = to.parent() {
