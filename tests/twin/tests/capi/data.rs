@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use libc::iovec;
 use twin::sys;
 
-use crate::scene::{Scene, done, fd, open};
+use crate::scene::{Given, Scene, done, fd, open, run};
 
 fn part(bytes: &[u8]) -> iovec {
     iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
@@ -35,6 +36,44 @@ fn append() {
     for name in ["opened", "set", "flagged"] {
         assert_eq!(scene.copy(name), b"0123456789appended");
     }
+}
+
+/// A thread waits in the kernel, below every hook, before the backup begins; its write lands while it runs (P15).
+#[test]
+fn a_call_that_began_before_the_backup() {
+    let scene = Scene::new();
+    let file = open(&scene.file("file", &[1; 4096]));
+    let (from, mut to) = std::io::pipe().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut waiting = Some(std::thread::spawn(move || {
+        // SAFETY: gettid has no preconditions.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        while sys::splice(from.as_raw_fd(), None, fd(&file), None, 5, 0) != 5 {
+            assert_eq!(sys::errno(), libc::EINTR);
+        }
+    }));
+    let call = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+    let splice = format!("{} ", libc::SYS_splice);
+    while !fs::read_to_string(&call).unwrap().starts_with(&splice) {
+        std::thread::yield_now();
+    }
+    // The backup waits for that call before it copies anything.
+    let mut polls = 0;
+    let mut poll = |_: f32, _: &str| {
+        polls += 1;
+        if polls == 3
+            && let Some(waiting) = waiting.take()
+        {
+            to.write_all(b"later").unwrap();
+            waiting.join().unwrap();
+        }
+        0
+    };
+    let mut given = Given { poll: Some(&mut poll), ..Given::default() };
+    run(&[(&scene.source(), &scene.image())], &mut given).ok();
+    assert!(waiting.is_none(), "the backup has not waited for it");
+    scene.same();
+    assert_eq!(scene.copy("file")[..6], *b"later\x01");
 }
 
 #[test]
