@@ -23,6 +23,53 @@ pub struct Source {
     pub path: PathBuf,
     /// Existing empty directory that receives the image.
     pub image: PathBuf,
+    /// What of it is backed up.
+    pub members: Members,
+}
+
+/// Which names directly in a source directory are backed up; what is below a directory that is, is whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Members {
+    /// All.
+    #[default]
+    All,
+    /// Those that one of these fits: the directory holds other things, too.
+    Chosen(Vec<Choice>),
+}
+
+/// Names that belong to a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Just this one.
+    Name(Vec<u8>),
+    /// Those that begin so.
+    Beginning(Vec<u8>),
+    /// Those that end so.
+    Ending(Vec<u8>),
+}
+
+impl Members {
+    /// Whether a name in the source directory is backed up.
+    pub fn take(&self, name: &[u8]) -> bool {
+        let fits = |choice: &Choice| match choice {
+            Choice::Name(exact) => name == &**exact,
+            Choice::Beginning(beginning) => name.starts_with(beginning),
+            Choice::Ending(ending) => name.ends_with(ending),
+        };
+        match self {
+            Members::All => true,
+            Members::Chosen(choices) => choices.iter().any(fits),
+        }
+    }
+
+    /// Whether a path is the source directory `source` or something in it that is backed up.
+    pub fn hold(&self, source: &Path, path: &Path) -> bool {
+        match path.strip_prefix(source).map(|below| below.components().next()) {
+            Err(_) => false,
+            Ok(None) => true,
+            Ok(Some(first)) => self.take(first.as_os_str().as_encoded_bytes()),
+        }
+    }
 }
 
 /// What to do with symbolic links found in a source.

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backup::{Frame, Report, Source};
+use crate::backup::{Frame, Members, Report, Source};
 use crate::engine::error::{Error, Result, describe};
 
 /// The sources and their images, resolved and checked.
@@ -53,7 +53,9 @@ pub unsafe fn check(
         }
     }
     let pairs = sources.into_iter().zip(images);
-    Ok(pairs.map(|(source, image)| Source { path: source.path, image: image.path }).collect())
+    Ok(pairs
+        .map(|(source, image)| Source { path: source.path, image: image.path, members: Members::All })
+        .collect())
 }
 
 /// The destinations of a backup that is about to begin.

@@ -219,8 +219,8 @@ mod tests {
 
     fn sources() -> Vec<Source> {
         vec![
-            Source { path: "/s".into(), image: "/i".into() },
-            Source { path: "/s2".into(), image: "/i2".into() },
+            Source { path: "/s".into(), image: "/i".into(), members: Default::default() },
+            Source { path: "/s2".into(), image: "/i2".into(), members: Default::default() },
         ]
     }
 

@@ -100,6 +100,27 @@ impl Destination {
         Ok(path)
     }
 
+    /// Removes an image from which everything was moved into another one.
+    pub fn remove_image(&mut self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        let c_name = CString::new(name).unwrap_or_default();
+        rustix::fs::unlinkat(&self.directory, &c_name, AtFlags::REMOVEDIR)
+            .map_err(|errno| failed("remove", &path, errno))?;
+        self.images.retain(|(image, _)| *image != c_name);
+        Ok(())
+    }
+
+    /// Writes a file beside the images, durably.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let c_name = CString::new(name)
+            .map_err(|_| Error::invalid(format!("a file cannot be named {}", path.display())))?;
+        let mut file = self.create(&c_name, &path)?;
+        file.write_all(content)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| Error::io("write", &path, &error))
+    }
+
     /// Takes back everything that was made, while nothing has been copied yet: for a backup that is refused. What
     /// is not empty stays, and stays marked incomplete.
     pub fn discard(self) {

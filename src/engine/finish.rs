@@ -84,7 +84,7 @@ fn apply_names(state: &mut Reconciler, arena: &Arena) -> Result<()> {
     }
     for new in &arena.names {
         let name = arena.bytes.get(new.name.clone()).and_then(|name| name.strip_suffix(&[0])).unwrap_or(&[]);
-        let left_out = state.leave_out.contains(&state.tree.full_path(new.directory, name));
+        let left_out = state.is_left_out(new.directory, name, &state.tree.full_path(new.directory, name));
         let leads = match source::type_of(&new.stat) {
             Type::File if !left_out => Leads::File(state.add_file(new.directory, &new.stat)?),
             _ => Leads::Nowhere,

@@ -50,10 +50,22 @@ pub struct Manifest {
     pub sources: Vec<Source>,
     /// The binary log at T; none when it is off.
     pub binlog: Option<Binlog>,
+    /// Files that lie in another image than that of their directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
     /// Source files that changed unseen and are exact to within the last pass only.
     pub unseen: Vec<Name>,
     /// Every file, directory and link of the images, in the order of their paths.
     pub files: Vec<Entry>,
+}
+
+/// A file that lies in another image than that of its directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Where it lies, relative to the destination.
+    pub path: Name,
+    /// Where the server had it.
+    pub from: Name,
 }
 
 /// A server's kind and version.

@@ -237,11 +237,14 @@ impl Reconciler {
                 }
                 Err(errno) => return Err(Error::io("look at", &path, &errno.into())),
             };
-            let leads = if excluded || self.leave_out.contains(&path) {
+            let left_out = self.is_left_out(directory, new.name.to_bytes(), &path);
+            let leads = if excluded || left_out {
                 Leads::Nowhere
             } else {
                 match source::type_of(&stat) {
                     Type::Other => Leads::Nowhere,
+                    // A source inside another one has an image of its own.
+                    Type::Directory if self.tree.root_of(source::key_of(&stat)).is_some() => Leads::Nowhere,
                     Type::File => Leads::File(self.add_file(directory, &stat)?),
                     Type::Directory => {
                         let key = source::key_of(&stat);
@@ -261,6 +264,12 @@ impl Reconciler {
             );
         }
         Ok(())
+    }
+
+    /// Whether a name is left out whatever the exclude expression says.
+    pub fn is_left_out(&self, directory: Key, name: &[u8], path: &Path) -> bool {
+        let root = self.tree.root_of(directory).and_then(|root| self.tree.roots.get(root));
+        root.is_some_and(|root| !root.members.take(name)) || self.leave_out.iter().any(|left| left == path)
     }
 
     fn excluded(&self, paths: &[PathBuf]) -> Result<Vec<bool>> {
@@ -360,14 +369,15 @@ impl Reconciler {
         Ok(Some(Symlink { target, stat }))
     }
 
+    /// Whether what a link leads to is in no image. (An absolute target that is in one is made relative to it later.)
     fn leads_outside(&self, link: &Path, target: &CString) -> bool {
         use std::os::unix::ffi::OsStrExt;
         let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes()));
-        let inside = |path: &Path| self.tree.roots.iter().any(|root| path.starts_with(&root.path));
+        let inside = |path: &Path| self.tree.roots.iter().any(|root| root.members.hold(&root.path, path));
         match std::fs::canonicalize(link) {
-            Ok(real) => !inside(&real) || target.is_absolute(),
+            Ok(real) => !inside(&real),
             // It dangles: an absolute one may lead to something of the running server later.
-            Err(_) => target.is_absolute(),
+            Err(_) => target.is_absolute() && !inside(target),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The course of a backup: first pass, converging passes, gate, the rest.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,7 +55,12 @@ pub fn open_roots(request: &Request) -> Result<Arc<Vec<Root>>> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         let fd = rustix::fs::open(&source.path, flags, rustix::fs::Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        roots.push(Root { path: source.path.clone(), fd, key: source::key_of(&stat) });
+        roots.push(Root {
+            path: source.path.clone(),
+            fd,
+            key: source::key_of(&stat),
+            members: source.members.clone(),
+        });
     }
     Ok(Arc::new(roots))
 }
@@ -67,12 +72,14 @@ pub fn watch_devices(roots: &[Root], tracker: &Tracker, control: &Control) -> Re
     for root in roots {
         tracker.watch(root.key.dev);
     }
+    let is_ours = |path: &Path| roots.iter().any(|root| root.members.hold(&root.path, path));
     while let Some(directory) = open.pop() {
         control.check()?;
         // What cannot be read is reported when it is listed.
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && is_ours(&entry.path())
                 && let Ok(metadata) = entry.metadata()
             {
                 tracker.watch(std::os::unix::fs::MetadataExt::dev(&metadata));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::backup::Members;
 use crate::tracker::Key;
 
 /// One source directory.
@@ -18,6 +19,8 @@ pub struct Root {
     pub fd: OwnedFd,
     /// Its inode.
     pub key: Key,
+    /// What of it is backed up.
+    pub members: Members,
 }
 
 /// Who an inode is.

@@ -172,7 +172,8 @@ impl Tree {
         }
     }
 
-    fn root_of(&self, key: Key) -> Option<usize> {
+    /// The source whose directory this is.
+    pub fn root_of(&self, key: Key) -> Option<usize> {
         self.roots.iter().position(|root| root.key == key)
     }
 

@@ -3,17 +3,20 @@
 //! The engine calls it on a worker thread: the destination may hang, and no session waits for that (P28).
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::indexes;
 use super::inventory::{self, Facts};
-use crate::backup::{Frame, Report};
+use super::layout::Part;
+use super::{options, relocate};
+use crate::backup::{Frame, Members, Report};
 use crate::engine::destination::Destination;
 use crate::engine::error::{Error, Result};
+use crate::engine::exclude::Exclude;
+use crate::engine::manifest::Moved;
 use crate::engine::threads;
 
 /// How long a refused backup may take to remove what it had made.
@@ -26,6 +29,8 @@ pub struct ServerFrame {
     pub dir: PathBuf,
     /// Directory below which it must lie.
     pub allowed_prefix: Option<PathBuf>,
+    /// What is left out.
+    pub exclude: Exclude,
     /// What the manifest says beside the files.
     pub facts: Facts,
     /// How long DDL was held off, microseconds; written by the session before the images are complete.
@@ -36,11 +41,14 @@ pub struct ServerFrame {
 
 impl Frame for ServerFrame {
     fn begin(&self) -> Result<()> {
-        let sources: Vec<PathBuf> = self.facts.sources.iter().map(|(path, _)| path.clone()).collect();
+        // Of a directory elsewhere only some files are taken: the destination may lie in it.
+        let parts = &self.facts.layout.parts;
+        let whole = parts.iter().filter(|part| part.members == Members::All);
+        let sources: Vec<PathBuf> = whole.map(|part| part.path.clone()).collect();
         let dir = self.dir.as_os_str().as_bytes();
         let mut destination = Destination::prepare(dir, self.allowed_prefix.as_deref(), &sources)?;
-        for (_, image) in &self.facts.sources {
-            if let Err(error) = destination.make_image(image) {
+        for part in parts {
+            if let Err(error) = destination.make_image(&part.image) {
                 destination.discard();
                 return Err(error);
             }
@@ -50,14 +58,23 @@ impl Frame for ServerFrame {
     }
 
     fn complete(&self, report: &Report) -> Result<()> {
-        let destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
         let destination =
-            destination.as_ref().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
-        for index in self.facts.log_indexes.iter().filter_map(|index| self.facts.image_of(index)) {
-            indexes::make_relative(&destination.path().join(index))?;
+            destination.as_mut().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
+        let layout = &self.facts.layout;
+        layout.refuse_new_directories(&self.exclude, report.instant)?;
+        let moved = relocate::relocate(destination.path(), layout)?;
+        let emptied = |part: &&Part| {
+            let gone = |m: &Moved| m.from.0.starts_with(&part.path);
+            moved.iter().any(gone) && is_empty(&destination.path().join(&part.image))
+        };
+        let emptied: Vec<&Part> = layout.parts.iter().filter(emptied).collect();
+        for part in &emptied {
+            destination.remove_image(&part.image)?;
         }
+        destination.write(options::FILE, options::text(layout).as_bytes())?;
         let report = Report { lock_micros: self.lock_micros.load(Ordering::Acquire), ..report.clone() };
-        destination.finish(&inventory::manifest(destination.path(), &self.facts, &report)?)
+        destination.finish(&inventory::manifest(destination.path(), &self.facts, &report, moved)?)
     }
 
     fn revoke(&self) {
@@ -65,6 +82,10 @@ impl Frame for ServerFrame {
             destination.revoke();
         }
     }
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// A backup that was refused before it copied anything leaves nothing behind; what holds something already stays,

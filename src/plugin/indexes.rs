@@ -4,26 +4,26 @@
 //! binlog.cc of MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8).
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
 
-/// Rewrites the index at `path` in an image, durably, if it names anything by a full path. Owner, mode and times
-/// stay. No file: nothing to do.
+/// Rewrites the index at `path` in an image, durably, if it names anything by a full path. No file: nothing to do.
 pub fn make_relative(path: &Path) -> Result<()> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |e: std::io::Error| Error::io(&what, path, &e)
-    };
     let content = match std::fs::read(path) {
         Ok(content) => content,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed("read")(e)),
+        Err(e) => return Err(Error::io("read", path, &e)),
     };
-    let Some(relative) = relative(&content) else { return Ok(()) };
-    let old = std::fs::File::open(path).map_err(failed("open"))?;
+    relative(&content).map_or(Ok(()), |content| rewrite(path, &content))
+}
+
+/// Gives a file of an image another content, durably. Owner, mode, times and extended attributes stay.
+pub fn rewrite(path: &Path, content: &[u8]) -> Result<()> {
+    let old = std::fs::File::open(path).map_err(|e| Error::io("open", path, &e))?;
     let fresh = fresh_name(path);
     let write = || -> Result<()> {
         let mut file = std::fs::OpenOptions::new()
@@ -31,21 +31,26 @@ pub fn make_relative(path: &Path) -> Result<()> {
             .create_new(true)
             .open(&fresh)
             .map_err(|e| Error::io("create", &fresh, &e))?;
-        file.write_all(&relative).map_err(|e| Error::io("write", &fresh, &e))?;
+        file.write_all(content).map_err(|e| Error::io("write", &fresh, &e))?;
         let stat = rustix::fs::fstat(&old).map_err(|errno| Error::io("look at", path, &errno.into()))?;
-        let extended = attributes::read_xattrs(std::os::fd::AsFd::as_fd(&old), path)?;
-        attributes::write_xattrs(std::os::fd::AsFd::as_fd(&file), &extended, &fresh)?;
-        attributes::apply(std::os::fd::AsFd::as_fd(&file), &stat, &fresh)?;
+        let extended = attributes::read_xattrs(old.as_fd(), path)?;
+        attributes::write_xattrs(file.as_fd(), &extended, &fresh)?;
+        attributes::apply(file.as_fd(), &stat, &fresh)?;
         file.sync_all().map_err(|e| Error::io("sync", &fresh, &e))?;
-        std::fs::rename(&fresh, path).map_err(failed("rename a new file to"))?;
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        std::fs::File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|e| Error::io("sync", directory, &e))
+        std::fs::rename(&fresh, path).map_err(|e| Error::io("rename a new file to", path, &e))?;
+        sync_directory_of(path)
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&fresh);
     })
+}
+
+/// Makes the names in the directory of `path` durable.
+pub fn sync_directory_of(path: &Path) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|e| Error::io("sync", directory, &e))
 }
 
 /// No server makes such a name.

@@ -2,43 +2,36 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use super::layout::Layout;
 use super::variables::{LIBRARY_VERSION, PLUGIN_VERSION};
 use crate::backup::Report;
 use crate::engine::error::{Error, Result};
-use crate::engine::manifest::{Binlog, Entry, FORMAT, Kind, Manifest, Mtime, Name, Server, Source, Time};
+use crate::engine::manifest::{
+    Binlog, Entry, FORMAT, Kind, Manifest, Moved, Mtime, Name, Server, Source, Time,
+};
 
 /// What of the manifest is known without looking at the images.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Kind and version of the server.
     pub server: Server,
-    /// The sources, with their images' names.
-    pub sources: Vec<(PathBuf, &'static str)>,
-    /// Base name of the binary logs, a real path.
-    pub log_bin: Option<PathBuf>,
-    /// Indexes of binary and relay logs, real paths.
-    pub log_indexes: Vec<PathBuf>,
+    /// Where the server's files are.
+    pub layout: Layout,
     /// When the backup began, since the epoch.
     pub started: Duration,
 }
 
-impl Facts {
-    /// Where a real path of a source lies below the destination.
-    pub fn image_of(&self, path: &Path) -> Option<PathBuf> {
-        self.sources.iter().find_map(|(source, image)| {
-            path.strip_prefix(source).ok().map(|inside| Path::new(image).join(inside))
-        })
-    }
-}
-
 /// Lists the images below `destination`. Touches the destination, so never on a session's thread.
-pub fn manifest(destination: &Path, facts: &Facts, report: &Report) -> Result<Manifest> {
+pub fn manifest(destination: &Path, facts: &Facts, report: &Report, moved: Vec<Moved>) -> Result<Manifest> {
     let mut files = Vec::new();
-    for (_, image) in &facts.sources {
-        list(destination, Path::new(image), &mut files)?;
+    for part in &facts.layout.parts {
+        match list(destination, Path::new(&part.image), &mut files) {
+            Err(error) if error.errno == libc::ENOENT && !moved.is_empty() => {}
+            other => other?,
+        }
     }
     files.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     let ended = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -55,11 +48,13 @@ pub fn manifest(destination: &Path, facts: &Facts, report: &Report) -> Result<Ma
         gate_bytes: report.gate_bytes,
         lock_micros: report.lock_micros,
         sources: facts
-            .sources
+            .layout
+            .parts
             .iter()
-            .map(|(path, image)| Source { path: Name(path.clone()), image: (*image).to_owned() })
+            .map(|part| Source { path: Name(part.path.clone()), image: part.image.clone() })
             .collect(),
         binlog: newest_binlog(facts, &files),
+        moved,
         unseen: report.unseen.iter().cloned().map(Name).collect(),
         files,
     })
@@ -102,11 +97,14 @@ fn list(destination: &Path, relative: &Path, files: &mut Vec<Entry>) -> Result<(
 
 /// The binary log with the highest number, as it is in the image.
 fn newest_binlog(facts: &Facts, files: &[Entry]) -> Option<Binlog> {
-    let log_bin = facts.log_bin.as_deref()?;
-    let base = facts.image_of(log_bin)?;
+    let log_bin = facts.layout.log_bin.as_deref()?;
+    // With the dot: in a directory elsewhere nothing else is taken.
+    let mut first = log_bin.as_os_str().to_owned();
+    first.push(".");
+    let image = facts.layout.image_of(Path::new(&first))?;
+    let base = image.as_os_str().as_bytes();
     let number = |entry: &Entry| -> Option<u64> {
-        let rest = entry.path.as_os_str().as_bytes().strip_prefix(base.as_os_str().as_bytes())?;
-        let digits = rest.strip_prefix(b".")?;
+        let digits = entry.path.as_os_str().as_bytes().strip_prefix(base)?;
         let all_digits = entry.kind == Kind::File && digits.iter().all(u8::is_ascii_digit);
         all_digits.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
     };
@@ -117,14 +115,26 @@ fn newest_binlog(facts: &Facts, files: &[Entry]) -> Option<Binlog> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::backup::Members;
+    use crate::plugin::layout::Part;
 
     fn facts(log_bin: Option<&str>) -> Facts {
         Facts {
             server: Server { flavour: "MySQL".to_owned(), version: "5.6.24".to_owned() },
-            sources: vec![("/data".into(), "mysql_data_dir"), ("/logs".into(), "mysql_log_bin")],
-            log_bin: log_bin.map(PathBuf::from),
-            log_indexes: Vec::new(),
+            layout: Layout {
+                parts: [("/data", "mysql_data_dir"), ("/logs", "mysql_log_bin")]
+                    .map(|(path, image)| Part {
+                        path: path.into(),
+                        image: image.into(),
+                        members: Members::All,
+                    })
+                    .into(),
+                log_bin: log_bin.map(PathBuf::from),
+                ..Layout::default()
+            },
             started: Duration::from_secs(1),
         }
     }
@@ -141,7 +151,7 @@ mod tests {
             std::fs::write(root.join("mysql_log_bin").join(name), vec![0; size]).unwrap();
         }
         std::os::unix::fs::symlink("../x", root.join("mysql_data_dir/test/link")).unwrap();
-        let listed = manifest(root, &facts(Some("/logs/bl")), &Report::default()).unwrap();
+        let listed = manifest(root, &facts(Some("/logs/bl")), &Report::default(), Vec::new()).unwrap();
         assert_eq!(listed.binlog, Some(Binlog { file: "bl.1000000".to_owned(), size: 5 }));
         let names: Vec<_> = listed.files.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(
@@ -158,8 +168,11 @@ mod tests {
                 "mysql_log_bin/bl.index"
             ]
         );
-        assert_eq!(manifest(root, &facts(None), &Report::default()).unwrap().binlog, None);
+        assert_eq!(manifest(root, &facts(None), &Report::default(), Vec::new()).unwrap().binlog, None);
         std::fs::remove_dir_all(root).unwrap();
-        assert_eq!(manifest(root, &facts(None), &Report::default()).unwrap_err().errno, libc::ENOENT);
+        assert_eq!(
+            manifest(root, &facts(None), &Report::default(), Vec::new()).unwrap_err().errno,
+            libc::ENOENT
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use tokudb_backup_abi::common::Thd;
 use super::caller::{SessionCaller, interrupted};
 use super::frame::{ServerFrame, tidy};
 use super::inventory::Facts;
-use super::sources::Layout;
+use super::layout::{Layout, Part};
 use super::state::StateLine;
 use super::variables::Settings;
 use super::{c_text, lifecycle, status};
@@ -107,17 +107,22 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
     let frame = Arc::new(ServerFrame {
         dir: dir.to_owned(),
         allowed_prefix: settings.allowed_prefix.clone(),
+        exclude: exclude.clone(),
         facts: facts(server.host(), &layout),
         lock_micros: Arc::clone(&lock_micros),
         destination: Mutex::new(None),
     });
-    let image = |(path, image): &(PathBuf, &str)| Source { path: path.clone(), image: dir.join(image) };
+    let source = |part: &Part| Source {
+        path: part.path.clone(),
+        image: dir.join(&part.image),
+        members: part.members.clone(),
+    };
     let request = Request {
-        sources: layout.sources.iter().map(image).collect(),
+        sources: layout.parts.iter().map(source).collect(),
         frame: Some(Arc::clone(&frame) as Arc<dyn Frame>),
         exclude,
         links: Links::RefuseOutside,
-        leave_out: layout.leave_out,
+        leave_out: layout.leave_out.clone(),
         gate_timeout: settings.gate_timeout,
         without_capture: without_capture(),
     };
@@ -157,9 +162,7 @@ fn facts(host: &Host, layout: &Layout) -> Facts {
             flavour: flavour.to_owned(),
             version: server_version().unwrap_or_else(|| host.name()),
         },
-        sources: layout.sources.clone(),
-        log_bin: layout.log_bin.clone(),
-        log_indexes: layout.log_indexes.clone(),
+        layout: layout.clone(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, OsStr, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use tokudb_backup_abi::common::{SysVar, SysVarFlags, SysVarStr};
+use tokudb_backup_abi::common::{SysVar, SysVarFlags, SysVarStr, SysVarUlong};
 
 use super::Host;
 use super::symbols::address;
@@ -69,34 +69,119 @@ pub fn server_version() -> Option<String> {
     text_array(c"server_version").map(|version| String::from_utf8_lossy(&version).into_owned())
 }
 
-/// The value of a string variable of a built-in engine by its full name; `None` when there is no such variable or
-/// it is NULL or empty.
+/// The value of a string variable of an engine by its full name; `None` when there is no such variable or it is NULL
+/// or empty.
 pub fn engine_variable(host: &Host, name: &str) -> Option<Vec<u8>> {
-    [c"mysql_mandatory_plugins", c"mysql_optional_plugins"].iter().find_map(|list| {
+    let variable = find_variable(host, name)?;
+    // SAFETY: descriptors are static in the server or in a plugin that stays loaded; a string variable that is no
+    // session's is a SYSVAR_STR.
+    unsafe {
+        (kind_of(variable) == SysVarFlags::STR)
+            .then(|| read_text(*(*variable.cast::<SysVarStr>()).value))
+            .flatten()
+    }
+}
+
+/// The value of an unsigned long variable of an engine by its full name.
+pub fn engine_number(host: &Host, name: &str) -> Option<u64> {
+    let variable = find_variable(host, name)?;
+    // SAFETY: as in `engine_variable`; a long or long long that is no session's is a SYSVAR_ULONG in size and layout
+    // of what is read here (8 bytes each, x86-64 and aarch64).
+    unsafe {
+        let kind = kind_of(variable);
+        (kind == SysVarFlags::LONG || kind == SysVarFlags::LONGLONG)
+            .then(|| *(*variable.cast::<SysVarUlong>()).value)
+    }
+}
+
+/// An `unsigned int` of the server.
+pub fn server_number(name: &CStr) -> Option<u32> {
+    // SAFETY: the symbols that are asked for are `uint`s (mysqld.h).
+    address(name).map(|address| unsafe { *address.cast::<u32>() })
+}
+
+fn find_variable(host: &Host, name: &str) -> Option<*const SysVar> {
+    let built_in = [c"mysql_mandatory_plugins", c"mysql_optional_plugins"].iter().find_map(|list| {
         let list = address(list)?.cast::<*const c_void>();
         // SAFETY: both are arrays of pointers to declarations that end with a null (sql_builtin.cc), static.
         unsafe { each_until_null(list) }.find_map(|declarations| {
             // SAFETY: `declarations` comes from the server's own list.
-            unsafe { variable_of(host, declarations, name) }
+            unsafe { variable_of(host.declaration_size, declarations, name) }
+        })
+    });
+    built_in.or_else(|| {
+        loaded_plugins().into_iter().find_map(|(size, declarations)| {
+            // SAFETY: what a loaded plugin exports under these names.
+            unsafe { variable_of(size, declarations, name) }
         })
     })
 }
 
-/// Looks through an array of declarations.
+/// The declarations of the engines that were loaded as plugins, with the size of one.
+fn loaded_plugins() -> Vec<(usize, *const c_void)> {
+    let directory = text_array(c"opt_plugin_dir").unwrap_or_default();
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
+    let mut objects: Vec<&str> = maps
+        .lines()
+        .filter_map(|line| line.find('/').and_then(|at| line.get(at..)))
+        .filter(|path| path.contains("/ha_") && path.ends_with(".so"))
+        .filter(|path| Path::new(path).parent().is_some_and(|dir| is_same(dir, self::path(&directory))))
+        .collect();
+    objects.dedup();
+    objects.into_iter().filter_map(declarations_of).collect()
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+}
+
+fn declarations_of(object: &str) -> Option<(usize, *const c_void)> {
+    let path = std::ffi::CString::new(object).ok()?;
+    // SAFETY: a NUL-terminated path; RTLD_NOLOAD loads nothing. The handle is given back: the server holds its own.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    if handle.is_null() {
+        return None;
+    }
+    let find = |name: &CStr| {
+        // SAFETY: the handle is valid here.
+        let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
+        (!found.is_null()).then_some(found)
+    };
+    let names = [
+        (c"_maria_plugin_declarations_", c"_maria_sizeof_struct_st_plugin_"),
+        (c"_mysql_plugin_declarations_", c"_mysql_sizeof_struct_st_plugin_"),
+    ];
+    let found = names.into_iter().find_map(|(declarations, size)| {
+        // SAFETY: the size is an `int` (MYSQL_DECLARE_PLUGIN, plugin.h).
+        let size = usize::try_from(unsafe { *find(size)?.cast::<std::ffi::c_int>() }).ok()?;
+        Some((size, find(declarations)?.cast_const()))
+    });
+    // SAFETY: given back once.
+    unsafe { libc::dlclose(handle) };
+    found
+}
+
+/// The type of a variable.
 ///
 /// # Safety
-/// `declarations` is an array of declarations of `host` that ends with an all-zero one.
-unsafe fn variable_of(host: &Host, declarations: *const c_void, name: &str) -> Option<Vec<u8>> {
+/// `variable` is a descriptor.
+unsafe fn kind_of(variable: *const SysVar) -> SysVarFlags {
+    // SAFETY: by the caller's promise.
+    SysVarFlags::from_bits_retain(unsafe { (*variable).header.flags }) & SysVarFlags::TYPE_MASK
+}
+
+/// Looks through an array of declarations of `size` bytes.
+///
+/// # Safety
+/// `declarations` is such an array that ends with an all-zero one.
+unsafe fn variable_of(size: usize, declarations: *const c_void, name: &str) -> Option<*const SysVar> {
     let mut declaration = declarations.cast::<u8>();
     loop {
         // SAFETY: `info` and `system_vars` lie inside a declaration, by the caller's promise.
         let (info, variables) = unsafe {
             (
                 declaration.cast::<*const c_void>().add(1).read(),
-                declaration
-                    .add(system_vars_offset(host.declaration_size))
-                    .cast::<*const *const SysVar>()
-                    .read(),
+                declaration.add(system_vars_offset(size)).cast::<*const *const SysVar>().read(),
             )
         };
         if info.is_null() {
@@ -105,20 +190,18 @@ unsafe fn variable_of(host: &Host, declarations: *const c_void, name: &str) -> O
         if !variables.is_null() {
             // SAFETY: `system_vars` is an array of pointers that ends with a null.
             for variable in unsafe { each_until_null(variables) } {
-                // SAFETY: descriptors are static in the server.
-                let header = unsafe { &(*variable).header };
-                let flags = SysVarFlags::from_bits_retain(header.flags) & SysVarFlags::TYPE_MASK;
                 // SAFETY: a name is a NUL-terminated string or null.
-                let same = !header.name.is_null()
-                    && unsafe { CStr::from_ptr(header.name) }.to_bytes() == name.as_bytes();
-                if same && flags == SysVarFlags::STR {
-                    // SAFETY: a string variable that is no session's is a SYSVAR_STR.
-                    return unsafe { read_text(*(*variable.cast::<SysVarStr>()).value) };
+                let same = unsafe {
+                    let name_of = (*variable).header.name;
+                    !name_of.is_null() && CStr::from_ptr(name_of).to_bytes() == name.as_bytes()
+                };
+                if same {
+                    return Some(variable);
                 }
             }
         }
         // SAFETY: the array goes on, for its end was not reached.
-        declaration = unsafe { declaration.add(host.declaration_size) };
+        declaration = unsafe { declaration.add(size) };
     }
 }
 

@@ -66,6 +66,16 @@ impl Host {
         self.flavour == Flavour::MySql && self.version_id >= 50700
     }
 
+    /// Its redo log names tablespaces by the paths at which they are opened at recovery, whatever .isl files say: one
+    /// with a full path is looked for there only. (MariaDB: FILE_MODIFY, fil_name_process in log0recv.cc; MySQL 5.7:
+    /// MLOG_FILE_NAME. MySQL 8 and later look for the tablespace's number in the known directories.)
+    pub fn recovers_by_path(&self) -> bool {
+        match self.flavour {
+            Flavour::MariaDb => true,
+            Flavour::MySql => (50700..80000).contains(&self.version_id),
+        }
+    }
+
     /// Whether DDL is atomic, so that a crash may fall inside it (MySQL 8.0 and later, P27).
     pub fn has_atomic_ddl(&self) -> bool {
         self.flavour == Flavour::MySql && self.version_id >= 80000

@@ -122,19 +122,12 @@ const CONTROLS: &[Control] = &[
     },
     Control {
         rule: "P15",
-        what: "copying begins while calls from before capture are under way (and nobody compares mtimes, P25)",
-        edits: &[
-            (
-                "src/capture/grace.rs",
-                "let Some((&thread, suspect)) = suspects.first_key_value() else { return Ok(()) };",
-                "let Some((&thread, suspect)) = suspects.first_key_value().filter(|_| false) else { return Ok(()) };",
-            ),
-            (
-                "src/engine/unseen.rs",
-                "let mut moved = Vec::new();",
-                "if true {\n            return Ok(());\n        }\n        let mut moved = Vec::new();",
-            ),
-        ],
+        what: "copying begins while calls from before capture are under way",
+        edits: &[(
+            "src/capture/grace.rs",
+            "let Some((&thread, suspect)) = suspects.first_key_value() else { return Ok(()) };",
+            "let Some((&thread, suspect)) = suspects.first_key_value().filter(|_| false) else { return Ok(()) };",
+        )],
         shown_by: By::Capi("data::a_call_that_began_before_the_backup"),
     },
     Control {

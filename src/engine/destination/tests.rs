@@ -88,6 +88,7 @@ fn manifest() -> Manifest {
         lock_micros: 0,
         sources: vec![Source { path: Name("/d".into()), image: "mysql_data_dir".into() }],
         binlog: None,
+        moved: Vec::new(),
         unseen: Vec::new(),
         files: Vec::new(),
     }

@@ -34,6 +34,7 @@ fn sample() -> Manifest {
             Source { path: Name(raw(b"/logs\xFF")), image: "mysql_log_bin".into() },
         ],
         binlog: Some(Binlog { file: "binlog.000002".into(), size: 4711 }),
+        moved: vec![Moved { path: Name("mysql_data_dir/d/t.ibd".into()), from: Name("/big/d/t.ibd".into()) }],
         unseen: vec![Name("/var/lib/mysql/x".into()), Name(raw(b"/\x80"))],
         files: vec![
             Entry { size: 0, mode: 0o2750, ..file("mysql_data_dir/test".into(), Kind::Directory, None) },
@@ -55,7 +56,14 @@ fn text(manifest: &Manifest) -> String {
 fn what_is_written_is_read() {
     let manifest = sample();
     assert_eq!(Manifest::read(text(&manifest).as_bytes()).unwrap(), manifest);
-    let bare = Manifest { server: None, binlog: None, files: Vec::new(), unseen: Vec::new(), ..manifest };
+    let bare = Manifest {
+        server: None,
+        binlog: None,
+        files: Vec::new(),
+        moved: Vec::new(),
+        unseen: Vec::new(),
+        ..manifest
+    };
     assert_eq!(Manifest::read(text(&bare).as_bytes()).unwrap(), bare);
 }
 
