@@ -42,6 +42,22 @@ pub enum Extent {
     Hole(u64, u64),
 }
 
+/// As [`extent`], but data is not asked about again where it is `known` to be: some file systems (tmpfs) count page by
+/// page to the next hole. A hole must be asked for each time: it may have been filled, and its mark been taken since.
+fn extent_beyond(
+    file: BorrowedFd<'_>,
+    range: &Range<u64>,
+    known: &mut Range<u64>,
+) -> std::result::Result<Extent, Errno> {
+    if !known.contains(&range.start) {
+        match extent(file, &(range.start..u64::MAX / 2))? {
+            Extent::Hole(from, to) => return Ok(Extent::Hole(from, to.min(range.end))),
+            Extent::Data(from, to) => *known = from..to,
+        }
+    }
+    Ok(Extent::Data(range.start, known.end.min(range.end)))
+}
+
 /// The first stretch of `range`, cut at its end. A file system that knows no holes has data everywhere.
 pub fn extent(file: BorrowedFd<'_>, range: &Range<u64>) -> std::result::Result<Extent, Errno> {
     let data = match rustix::fs::seek(file, SeekFrom::Data(range.start)) {
@@ -128,16 +144,17 @@ impl Visit<'_> {
         writer.cut(size)?;
         while missing.ranges.len() > 1 {
             if let Some(range) = missing.ranges.last().cloned() {
-                self.copy(source.as_fd(), &range, &mut writer, path)?;
+                self.copy(source.as_fd(), &range, &mut (0..0), &mut writer, path)?;
             }
             missing.ranges.pop();
         }
+        let mut data = 0..0;
         let mut at = tail;
         while at < size {
             let next = at + CHUNK as u64;
             // What is marked from here on is copied now; what is marked later is marked again (P2).
             file.entry.take_ranges(at..next.min(size), &mut |_| true);
-            self.copy(source.as_fd(), &(at..next), &mut writer, path)?;
+            self.copy(source.as_fd(), &(at..next), &mut data, &mut writer, path)?;
             at = next;
             missing.ranges.clear();
             missing.ranges.push(at..u64::MAX);
@@ -171,6 +188,7 @@ impl Visit<'_> {
         &mut self,
         source: BorrowedFd<'_>,
         range: &Range<u64>,
+        data: &mut Range<u64>,
         writer: &mut Writer<'_>,
         path: &Path,
     ) -> Result<()> {
@@ -178,7 +196,7 @@ impl Visit<'_> {
         while at < range.end {
             self.control.check()?;
             let failed = |errno: Errno| Error::io("read", path, &errno.into());
-            match extent(source, &(at..range.end)).map_err(failed)? {
+            match extent_beyond(source, &(at..range.end), data).map_err(failed)? {
                 Extent::Hole(from, to) => {
                     writer.hole(from, to - from)?;
                     at = to;
