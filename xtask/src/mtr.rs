@@ -128,6 +128,8 @@ fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Res
     // Never on a file system in memory: MariaDB writes its redo log there without a system call.
     let vardir = paths::workspace().join("target/mtr").join(server);
     fs::create_dir_all(&vardir).with_context(|| format!("cannot create {}", vardir.display()))?;
+    // Errors name real paths.
+    let vardir = vardir.canonicalize()?;
     let own = servers::has_runner(server);
     let runner = if own { server } else { FOR_OTHERS };
     let mut options = vec![
@@ -153,7 +155,7 @@ fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Res
     };
     if own && runner.starts_with("mariadb-") {
         // Off by default there.
-        options.push("--mysqld=--innodb".into());
+        options.extend(["--mysqld=--innodb".into(), "--mysqld=--loose-partition=ON".into()]);
     }
     options.extend(tests.iter().map(|&test| test.to_owned()));
     let tree = servers::runner(runner);
