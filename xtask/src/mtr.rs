@@ -188,7 +188,7 @@ const ENTER: &str = r#"
     if [ -n "${LAB_SOCKET-}" ]; then
         set -- --extern "socket=$LAB_SOCKET" --extern user=root "$@"
     fi
-    exec "$enter" sh -c 'cd "$1"; shift; exec perl "$@"' sh "$folder" "$program" "$@"
+    exec "$enter" sh -c 'cd "$1"; shift; exec env LC_ALL=C perl "$@"' sh "$folder" "$program" "$@"
 "#;
 
 /// The program `lab` with a server around another command.
