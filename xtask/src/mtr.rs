@@ -127,7 +127,11 @@ struct Results {
 fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Results> {
     // Never on a file system in memory: MariaDB writes its redo log there without a system call.
     let vardir = paths::workspace().join("target/mtr").join(server);
-    fs::create_dir_all(&vardir).with_context(|| format!("cannot create {}", vardir.display()))?;
+    // With --extern the runner does not make its folders.
+    for folder in ["log", "tmp"] {
+        let folder = vardir.join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     // Errors name real paths.
     let vardir = vardir.canonicalize()?;
     let own = servers::has_runner(server);
