@@ -9,12 +9,17 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The suite's name and folder.
 const SUITE: &str = "tokudb_backup";
 
-/// Every server, the quick ones first.
-const SERVERS: [&str; 5] = ["mariadb-10.11", "mariadb-11.8", "mariadb-10.5", "mysql-5.6.24", "mysql-9.7"];
+/// Every server, the slow ones first.
+const SERVERS: [&str; 5] = ["mysql-9.7", "mariadb-10.5", "mysql-5.6.24", "mariadb-10.11", "mariadb-11.8"];
+
+/// How many servers are tested at a time: a test waits more than it works.
+const AT_A_TIME: usize = 2;
 
 /// Whose mysql-test-run drives the servers that have none.
 const FOR_OTHERS: &str = "mariadb-10.11";
@@ -65,21 +70,30 @@ fn fetch(names: &[&str]) -> Result<()> {
 
 /// Whether every test passed on every server.
 fn run_on(names: &[&str], tests: &BTreeSet<String>, record: bool, plugins: &Path) -> Result<bool> {
-    let (mut passed, mut failed) = (0, Vec::new());
-    for &name in names {
-        let here: Vec<&str> = tests.iter().map(String::as_str).filter(|test| runs_on(test, name)).collect();
-        if here.is_empty() {
-            println!("{name}: no such tests");
-            continue;
+    if names.iter().any(|name| !servers::has_runner(name)) {
+        sh::run(&mut sh::cargo(["build", "--quiet", "--package", "lab", "--bin", "lab"]))?;
+    }
+    // One recorder at a time.
+    let lanes = if record { 1 } else { AT_A_TIME };
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                while let Some(&name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = one(name, tests, record, plugins);
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((name, outcome));
+                }
+            });
         }
-        let by = if servers::has_runner(name) { name } else { FOR_OTHERS };
-        println!("{name}: {} tests by mysql-test-run of {by}", here.len());
-        let results = one(name, &here, record, plugins).with_context(|| format!("mtr on {name}"))?;
-        let good = here.iter().filter(|test| results.passed.contains(**test)).count();
-        passed += good;
-        if !results.success || good != here.len() {
-            print!("{}", results.output);
-            failed.push(format!("{} of {} on {name}", here.len() - good, here.len()));
+    });
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, outcome) in outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let outcome = outcome.with_context(|| format!("mysql-test-run on {name}"))?;
+        passed += outcome.passed;
+        let bad = outcome.tests - outcome.passed;
+        if !outcome.success || bad > 0 {
+            print!("== what mysql-test-run said on {name}\n{}", outcome.output);
+            failed.push(format!("{bad} of {} on {name}", outcome.tests));
         }
     }
     if failed.is_empty() {
@@ -118,13 +132,23 @@ fn runs_on(test: &str, server: &str) -> bool {
 }
 
 /// What a mysql-test-run has done.
-struct Results {
+struct Outcome {
     success: bool,
-    passed: BTreeSet<String>,
+    /// How many tests it was to run.
+    tests: usize,
+    passed: usize,
     output: String,
 }
 
-fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Results> {
+/// Runs those of the tests that are for this server.
+fn one(server: &str, tests: &BTreeSet<String>, record: bool, plugins: &Path) -> Result<Outcome> {
+    let tests: Vec<&str> = tests.iter().map(String::as_str).filter(|test| runs_on(test, server)).collect();
+    let own = servers::has_runner(server);
+    let runner = if own { server } else { FOR_OTHERS };
+    println!("{server}: {} tests by mysql-test-run of {runner}", tests.len());
+    if tests.is_empty() {
+        return Ok(Outcome { success: true, tests: 0, passed: 0, output: String::new() });
+    }
     // Never on a file system in memory: MariaDB writes its redo log there without a system call.
     let vardir = paths::workspace().join("target/mtr").join(server);
     // With --extern the runner does not make its folders.
@@ -134,8 +158,6 @@ fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Res
     }
     // Errors name real paths.
     let vardir = vardir.canonicalize()?;
-    let own = servers::has_runner(server);
-    let runner = if own { server } else { FOR_OTHERS };
     let mut options = vec![
         format!("--suite={SUITE}"),
         format!("--vardir={}", vardir.display()),
@@ -180,7 +202,7 @@ fn one(server: &str, tests: &[&str], record: bool, plugins: &Path) -> Result<Res
         .arg(tree.join("enter"))
         .args([&format!("/{folder}"), program])
         .args(&options);
-    watch(&mut command, tests)
+    watch(server, &mut command, &tests)
 }
 
 /// Mounts the suite and runs the runner in its folder, on the server that LAB_SOCKET names if it does.
@@ -192,7 +214,7 @@ const ENTER: &str = r#"
     if [ -n "${LAB_SOCKET-}" ]; then
         set -- --extern "socket=$LAB_SOCKET" --extern user=root "$@"
     fi
-    exec "$enter" sh -c 'cd "$1"; shift; exec env LC_ALL=C perl "$@"' sh "$folder" "$program" "$@"
+    exec "$enter" sh -c 'cd "$1"; shift; exec env LC_ALL=C perl "$@" 2>&1' sh "$folder" "$program" "$@"
 "#;
 
 /// The program `lab` with a server around another command.
@@ -202,8 +224,8 @@ fn with_server(server: &str, plugins: &Path) -> Command {
     cargo
 }
 
-/// Runs it, prints which tests passed as they do, and keeps everything that it says.
-fn watch(command: &mut Command, tests: &[&str]) -> Result<Results> {
+/// Runs it, prints how each test ends as it does, and keeps everything that it says.
+fn watch(server: &str, command: &mut Command, tests: &[&str]) -> Result<Outcome> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start mysql-test-run")?;
     let Some(stdout) = child.stdout.take() else { bail!("mysql-test-run has no output") };
@@ -213,7 +235,7 @@ fn watch(command: &mut Command, tests: &[&str]) -> Result<Results> {
         if let Some((name, result)) = result(&line)
             && tests.contains(&name)
         {
-            println!("  {line}");
+            println!("  {server}: {name} [ {result} ]");
             if result == "pass" {
                 passed.insert(name.to_owned());
             }
@@ -222,7 +244,7 @@ fn watch(command: &mut Command, tests: &[&str]) -> Result<Results> {
         output.push('\n');
     }
     let status = child.wait()?;
-    Ok(Results { success: status.success(), passed, output })
+    Ok(Outcome { success: status.success(), tests: tests.len(), passed: passed.len(), output })
 }
 
 /// The test's name and its result in a line like `[ 50%] tokudb_backup.kill 'innodb'   [ pass ]   123`.
