@@ -88,13 +88,23 @@ fn run_on(names: &[&str], tests: &BTreeSet<String>, record: bool, plugins: &Path
     });
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, outcome) in outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        let outcome = outcome.with_context(|| format!("mysql-test-run on {name}"))?;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                println!("{name}: {error:#}");
+                failed.push(format!("all on {name}"));
+                continue;
+            }
+        };
         passed += outcome.passed;
         let bad = outcome.tests - outcome.passed;
         if !outcome.success || bad > 0 {
             print!("== what mysql-test-run said on {name}\n{}", outcome.output);
             failed.push(format!("{bad} of {} on {name}", outcome.tests));
         }
+    }
+    if passed == 0 && failed.is_empty() {
+        failed.push("since none of these tests is for these servers".into());
     }
     if failed.is_empty() {
         println!("mtr: ok, {passed} tests on {} servers", names.len());
@@ -189,7 +199,9 @@ fn one(server: &str, tests: &BTreeSet<String>, record: bool, plugins: &Path) -> 
     fs::create_dir_all(&mount).with_context(|| format!("cannot create {}", mount.display()))?;
 
     let mut command = if own { Command::new("unshare") } else { with_server(server, plugins) };
-    if !own {
+    if own {
+        command.env_remove(SOCKET);
+    } else {
         command.arg("unshare");
     }
     // The suite is seen among the runner's own, by its name (MariaDB takes no path with a `-` in it), in a mount
@@ -204,6 +216,9 @@ fn one(server: &str, tests: &BTreeSet<String>, record: bool, plugins: &Path) -> 
         .args(&options);
     watch(server, &mut command, &tests)
 }
+
+/// The variable in which `lab with-server` says where the server is.
+const SOCKET: &str = "LAB_SOCKET";
 
 /// Mounts the suite and runs the runner in its folder, on the server that LAB_SOCKET names if it does.
 const ENTER: &str = r#"
