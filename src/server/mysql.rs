@@ -30,6 +30,8 @@ pub struct MySql {
     killed: Option<unsafe extern "C" fn(Thd) -> c_int>,
     thread_id: Option<unsafe extern "C" fn(Thd) -> c_ulong>,
     descriptor: Option<unsafe extern "C" fn(Thd) -> c_int>,
+    has_connection: Option<unsafe extern "C" fn(Thd) -> u8>,
+    is_classic: Option<unsafe extern "C" fn(Thd) -> u8>,
     set_state: Option<SetProcInfo>,
     message: Option<unsafe extern "C" fn(c_uint, *const c_char, u64)>,
     log: Option<unsafe extern "C" fn(*mut *mut c_void, c_int, *const c_char, ...) -> c_int>,
@@ -59,6 +61,11 @@ impl MySql {
                 killed: function(&[c"thd_killed"]),
                 thread_id: function(&[c"thd_get_thread_id"]),
                 descriptor: function(&[c"_Z10thd_get_fdP3THD"]),
+                has_connection: function(&[
+                    c"_Z20thd_connection_aliveP3THD",
+                    c"_Z23thd_is_connection_aliveP3THD",
+                ]),
+                is_classic: function(&[c"_ZNK3THD19is_classic_protocolEv"]),
                 set_state: function(&[c"set_thd_proc_info"]),
                 message: function(&[c"my_message", c"_Z10my_messagejPKci"]),
                 log: function(&[
@@ -77,6 +84,26 @@ impl MySql {
                 global_grant: function(&[c"_ZN16Security_context16has_global_grantEPKcm"]),
             }
         }
+    }
+
+    /// The session's socket, if it has one. An event has none, nor has `init_file`; a session of the X plugin has one
+    /// that the server does not know. `thd_get_fd` looks into a connection of the classic protocol without asking
+    /// whether there is one.
+    fn socket(&self, thd: Thd) -> Option<c_int> {
+        let (descriptor, has_connection) = (self.descriptor?, self.has_connection?);
+        // Before 5.7 there is no other protocol.
+        if self.host.version_id >= 50700 {
+            // SAFETY: `thd` is the calling thread's session; a method without arguments that returns a bool.
+            let classic = self.is_classic.is_some_and(|classic| unsafe { classic(thd) } != 0);
+            if !classic {
+                return None;
+            }
+        }
+        // SAFETY: as above, of a session with the classic protocol; it looks at nothing but whether there is a
+        // connection.
+        let connected = unsafe { has_connection(thd) } != 0;
+        // SAFETY: as above, with a connection.
+        connected.then(|| unsafe { descriptor(thd) }).filter(|&descriptor| descriptor >= 0)
     }
 
     /// Asks the session's security context (5.7 and later); `None` where there is none.
@@ -127,9 +154,7 @@ impl Server for MySql {
         if self.killed.is_some_and(|killed| unsafe { killed(thd) } != 0) {
             return Some("the statement was killed, or the server is shutting down");
         }
-        // SAFETY: as above.
-        let descriptor = self.descriptor.map_or(-1, |descriptor| unsafe { descriptor(thd) });
-        (descriptor >= 0 && hung_up(descriptor)).then_some("the client is gone")
+        self.socket(thd).is_some_and(hung_up).then_some("the client is gone")
     }
 
     fn session_id(&self, thd: Thd) -> u64 {

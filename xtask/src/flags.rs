@@ -37,6 +37,13 @@ impl Flags {
         }
     }
 
+    /// Takes the words that are no flags.
+    pub fn words(&mut self) -> Vec<String> {
+        let (flags, words) = std::mem::take(&mut self.left).into_iter().partition(|arg| arg.starts_with('-'));
+        self.left = flags;
+        words
+    }
+
     /// Nothing else may be left.
     pub fn end(self) -> Result<(), Failure> {
         match self.left.first() {

@@ -8,6 +8,7 @@ mod build;
 mod controls;
 mod flags;
 mod lab;
+mod mtr;
 mod needs;
 mod paths;
 mod servers;
@@ -28,6 +29,7 @@ usage: cargo xtask COMMAND
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
+  mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
 
@@ -75,6 +77,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),
+        "mtr" => mtr::run(rest),
         "test" => test::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

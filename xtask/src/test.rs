@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the whole test suite, from a fresh machine with a Rust toolchain on.
 
 use crate::flags::Flags;
-use crate::{Failure, build, lab, needs, servers, sh};
+use crate::{Failure, build, lab, mtr, needs, servers, sh};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -30,6 +30,7 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
         test(&model)
     })?;
     step("tests on real servers", || test(&["--package", "lab"]))?;
+    step("mysql-test-run", || mtr::run_all(&plugins))?;
     println!("test: ok, {:.1} s", begin.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }

@@ -24,4 +24,5 @@ pub mod round;
 pub mod scratch;
 pub mod server;
 pub mod soak;
+pub mod with_server;
 pub mod workload;

@@ -1,4 +1,4 @@
-//! `lab`: what `cargo xtask soak` and `cargo xtask demo` run.
+//! `lab`: what `cargo xtask soak`, `demo` and `mtr` run.
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] \
                      [--binlog-outside] [--kill9] [--without-capture] [--option=OPTION OF THE SERVER]...
-       lab demo [--server NAME] [--seed S]";
+       lab demo [--server NAME] [--seed S]
+       lab with-server --server NAME -- COMMAND [ARG...]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
 /// Whether everything was right.
 fn run(args: Vec<String>) -> Result<bool> {
     let Some((command, rest)) = args.split_first() else { bail!("{USAGE}") };
-    let mut flags = Flags(rest.to_vec());
+    let mut parts = rest.splitn(2, |arg| arg == "--");
+    let mut flags = Flags(parts.next().unwrap_or_default().to_vec());
     let server: Option<String> = flags.value("--server")?;
     let seed = flags.value("--seed")?.unwrap_or_else(fresh_seed);
     match command.as_str() {
@@ -50,6 +52,11 @@ fn run(args: Vec<String>) -> Result<bool> {
         "demo" => {
             flags.end()?;
             lab::demo::run(server.as_deref().unwrap_or(lab::demo::SERVER), seed)
+        }
+        "with-server" => {
+            flags.end()?;
+            let (Some(server), Some(words)) = (server, parts.next()) else { bail!("{USAGE}") };
+            lab::with_server::run(&server, words)
         }
         _ => bail!("{USAGE}"),
     }

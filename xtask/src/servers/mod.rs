@@ -12,7 +12,7 @@ mod sources;
 use crate::{Failure, needs, paths};
 use anyhow::{Context, Result};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 
@@ -81,6 +81,60 @@ const KNOWN: [Known; 5] = [
     },
 ];
 
+/// Servers with their own mysql-test-run, in trees of their own: a suite and its server are of one version, and who
+/// needs no suite does not fetch one.
+const RUNNERS: [Known; 3] = [
+    Known {
+        name: "mysql-9.7",
+        from: From::Debian(debian::Recipe {
+            suite: "sid",
+            packages: &[
+                "mysql-testsuite",
+                "mysql-server-core",
+                "mysql-client-core",
+                "mysql-common",
+                "coreutils",
+                "dash",
+                "diffutils",
+                "libjson-perl",
+                "lz4",
+                "netbase",
+                "openssl",
+                "perl",
+                "unzip",
+            ],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        name: "mariadb-10.11",
+        from: From::Debian(debian::Recipe {
+            suite: "bookworm",
+            packages: MARIADB_RUNNER,
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        name: "mariadb-11.8",
+        from: From::Debian(debian::Recipe { suite: "trixie", packages: MARIADB_RUNNER, only_libraries: &[] }),
+        enter: IN_OWN_TREE,
+    },
+];
+
+const MARIADB_RUNNER: &[&str] = &[
+    "mariadb-test",
+    "mariadb-test-data",
+    "mysql-common",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "netbase",
+    "patch",
+    "perl",
+];
+
 /// The servers that demo, soak and tests run on.
 pub const DEFAULT: [&str; 3] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.11"];
 
@@ -106,12 +160,30 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
 
 /// Makes sure that these servers are there, one process at a time.
 pub fn fetch(names: &[&str]) -> Result<()> {
-    let servers = paths::servers();
-    fs::create_dir_all(&servers).with_context(|| format!("cannot create {}", servers.display()))?;
+    fetch_into(&paths::servers(), &KNOWN, names)
+}
+
+/// Whether a server has its own mysql-test-run.
+pub fn has_runner(name: &str) -> bool {
+    RUNNERS.iter().any(|known| known.name == name)
+}
+
+/// The directory of a server with its mysql-test-run.
+pub fn runner(name: &str) -> PathBuf {
+    paths::servers().join("mysql-test-run").join(name)
+}
+
+/// Makes sure that these servers are there with their mysql-test-run, those of them that have one.
+pub fn fetch_runners(names: &[&str]) -> Result<()> {
+    fetch_into(&paths::servers().join("mysql-test-run"), &RUNNERS, names)
+}
+
+fn fetch_into(servers: &Path, all: &[Known], names: &[&str]) -> Result<()> {
+    fs::create_dir_all(servers).with_context(|| format!("cannot create {}", servers.display()))?;
     let lock = servers.join("lock");
     let lock = fs::File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
     lock.lock().context("cannot lock the directory of the servers")?;
-    for known in names.iter().filter_map(|name| KNOWN.iter().find(|known| known.name == *name)) {
+    for known in names.iter().filter_map(|name| all.iter().find(|known| known.name == *name)) {
         let dir = servers.join(known.name);
         known.fetch(&dir).with_context(|| format!("cannot fetch {} into {}", known.name, dir.display()))?;
     }
