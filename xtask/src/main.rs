@@ -34,7 +34,7 @@ usage: cargo xtask COMMAND
   help                                       this text
 
 What is missing on the machine is installed with apt-get. Servers: mysql-5.6.24, mysql-9.7, mariadb-10.11
-(these three when none is named), mariadb-10.5, mariadb-11.8.
+(these three when none is named), mariadb-10.5, mariadb-11.8, mariadb-10.11-engines.
 ";
 
 /// Why a command did not do its job.

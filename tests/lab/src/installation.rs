@@ -43,7 +43,7 @@ impl Installation {
         let kind = match name {
             "mysql-5.6.24" => Kind::MySql56,
             "mysql-9.7" => Kind::MySql,
-            "mariadb-10.11" | "mariadb-11.8" => Kind::MariaDb,
+            "mariadb-10.11" | "mariadb-10.11-engines" | "mariadb-11.8" => Kind::MariaDb,
             "mariadb-10.5" => Kind::MariaDbOnHost,
             _ => bail!("there is no server `{name}`"),
         };

@@ -185,7 +185,7 @@ fn all_over_the_machine(name: &str) {
     let backup = machine.place("tables").join("backups/monday");
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     let before = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             let mut writer = server.connect().unwrap();
             while !stop.load(Ordering::SeqCst) {
                 let id = written.load(Ordering::SeqCst);
@@ -195,7 +195,7 @@ fn all_over_the_machine(name: &str) {
                 written.store(id + 1, Ordering::SeqCst);
             }
         });
-        while written.load(Ordering::SeqCst) < 20 {
+        while written.load(Ordering::SeqCst) < 20 && !writer.is_finished() {
             std::thread::yield_now();
         }
         let before = written.load(Ordering::SeqCst);

