@@ -3,6 +3,7 @@
 //! One trait with a MySQL and a MariaDB side. Everything is found by name in the running process when first
 //! needed; a function that a server lacks makes the one thing that needs it unavailable, never the plugin.
 
+pub mod binlog;
 pub mod files;
 mod host;
 mod mariadb;
