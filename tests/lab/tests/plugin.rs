@@ -662,6 +662,6 @@ fn log_directories(name: &str) {
     drop(restored);
     let size = fs::metadata(logs.path().join("bl.000002")).unwrap().len();
     let manifest = fs::read_to_string(dir.join("backup_manifest")).unwrap();
-    let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}}}");
+    let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}, \"position\": {size}, ");
     assert!(manifest.contains(&binlog), "{binlog} is not in {manifest}");
 }
