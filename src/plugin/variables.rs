@@ -37,6 +37,7 @@ const READONLY: SysVarFlags = SysVarFlags::READONLY;
 const NOCMDOPT: SysVarFlags = SysVarFlags::NOCMDOPT;
 const SESSION: SysVarFlags = SysVarFlags::THDLOCAL;
 const UNSIGNED: SysVarFlags = SysVarFlags::UNSIGNED;
+const OPCMDARG: SysVarFlags = SysVarFlags::OPCMDARG;
 
 const fn header(
     name: &'static CStr,
@@ -165,8 +166,8 @@ static EXCLUDE: Shared<ThdVarStr> = Shared::new(ThdVarStr {
 static SAFE_SLAVE: Shared<SysVarBool> = Shared::new(SysVarBool {
     header: header(
         c"safe_slave",
-        c"whether the SQL threads of a replica are stopped, without temporary tables, for the end of a backup",
-        SysVarFlags::BOOL,
+        c"Wait until there is no temporary slave tables.",
+        SysVarFlags::BOOL.union(OPCMDARG),
         None,
     ),
     value: SAFE_SLAVE_VALUE.as_ptr(),
@@ -176,8 +177,8 @@ static SAFE_SLAVE: Shared<SysVarBool> = Shared::new(SysVarBool {
 static SAFE_SLAVE_TIMEOUT: Shared<SysVarUlong> = Shared::new(SysVarUlong {
     header: header(
         c"safe_slave_timeout",
-        c"seconds to wait until the SQL threads of a replica have no temporary tables; 0: one attempt",
-        SysVarFlags::LONGLONG.union(UNSIGNED),
+        c"The maximum amount of seconds to wait for slave temp tables disappear 0 - don't wait",
+        SysVarFlags::LONGLONG.union(UNSIGNED).union(OPCMDARG),
         None,
     ),
     value: SAFE_SLAVE_TIMEOUT_VALUE.as_ptr(),

@@ -32,6 +32,8 @@ bitflags! {
         const READONLY = 0x0200;
         /// Cannot be given on the command line or in my.cnf.
         const NOCMDOPT = 0x0800;
+        /// May be given on the command line without a value.
+        const OPCMDARG = 0x2000;
         /// MySQL 8.0 and later only: no SET PERSIST_ONLY of a read-only variable.
         const NOPERSIST = 0x1_0000;
     }
