@@ -89,5 +89,64 @@ pub struct EdConnection {
     pub object: [u8; 16 * 1024],
 }
 
+/// `Ed_result_set` (sql_prepare.h of 5.6.24), 80 bytes; the `Ed_connection` points to the first of a statement behind
+/// its `THD *`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct EdResultSet {
+    root: [u64; 7],
+    /// Columns of each row.
+    pub columns: usize,
+    /// The rows.
+    pub rows: *const EdRows,
+    next: *const EdResultSet,
+}
+
+assert_eq_size!(EdResultSet, [u8; 80]);
+const_assert_eq!(offset_of!(EdResultSet, columns), 56);
+const_assert_eq!(offset_of!(EdResultSet, rows), 64);
+
+/// `List<Ed_row>` (sql_list.h of 5.6.24), 24 bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct EdRows {
+    /// The first.
+    pub first: *const EdRowNode,
+    last: *const *const EdRowNode,
+    /// How many there are.
+    pub elements: c_uint,
+}
+
+assert_eq_size!(EdRows, [u8; 24]);
+const_assert_eq!(offset_of!(EdRows, first), 0);
+const_assert_eq!(offset_of!(EdRows, elements), 16);
+
+/// `list_node` (sql_list.h of 5.6.24), 16 bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct EdRowNode {
+    /// The next.
+    pub next: *const EdRowNode,
+    /// The row.
+    pub row: *const EdRow,
+}
+
+const_assert_eq!(offset_of!(EdRowNode, next), 0);
+const_assert_eq!(offset_of!(EdRowNode, row), 8);
+
+/// `Ed_row` (sql_prepare.h of 5.6.24), 16 bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct EdRow {
+    /// Its columns: a null string for NULL; numbers as their bytes.
+    pub columns: *const LexString,
+    /// How many there are.
+    pub count: usize,
+}
+
+assert_eq_size!(EdRow, [u8; 16]);
+const_assert_eq!(offset_of!(EdRow, columns), 0);
+const_assert_eq!(offset_of!(EdRow, count), 8);
+
 /// `enum_var_type::OPT_SESSION` (set_var.h of 5.6.24).
 pub const OPT_SESSION: c_int = 1;

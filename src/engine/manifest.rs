@@ -94,6 +94,18 @@ pub struct Binlog {
     pub file: String,
     /// Its size, bytes.
     pub size: u64,
+    /// Where the last complete transaction ends, bytes: a server over the image has what stands before it.
+    #[serde(default)]
+    pub position: Option<u64>,
+    /// Whether transactions have GTIDs, in the server's words.
+    #[serde(default)]
+    pub gtid_mode: Option<String>,
+    /// The GTIDs up to the position, as SQL takes them.
+    #[serde(default)]
+    pub gtid: Option<String>,
+    /// Why something of this is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
 }
 
 /// What a name of the image stands for.

@@ -1,16 +1,17 @@
 //! The session's side of a running backup: state line, KILL, and the DDL lock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokudb_backup_abi::common::Thd;
 
 use super::state::StateLine;
 use super::variables::Settings;
-use super::{lifecycle, status};
+use super::{lifecycle, replica, status};
 use crate::backup::Caller;
 use crate::engine::error::{Error, Result};
 use crate::engine::progress::{Snapshot, state_line};
+use crate::server::replica::Replica;
 use crate::server::{DdlLock, Server};
 
 /// What [`crate::backup::run`] calls back, on the session's thread.
@@ -19,21 +20,25 @@ pub struct SessionCaller {
     thd: Thd,
     settings: Settings,
     state: StateLine,
+    // Before `replica`: SQL threads may have to wait for it.
     lock: Option<DdlLock>,
+    replica: Option<Replica>,
+    info: Arc<Mutex<Option<String>>>,
     lock_micros: Arc<AtomicU64>,
 }
 
 impl SessionCaller {
     /// The side of a session that runs with these settings.
-    /// `lock_micros` receives how long DDL was held off.
+    /// `lock_micros` receives how long DDL was held off, `info` what the server replicates.
     pub fn new(
         server: &'static dyn Server,
         thd: Thd,
         state: StateLine,
         settings: Settings,
         lock_micros: Arc<AtomicU64>,
+        info: Arc<Mutex<Option<String>>>,
     ) -> Self {
-        SessionCaller { server, thd, settings, state, lock: None, lock_micros }
+        SessionCaller { server, thd, settings, state, lock: None, replica: None, info, lock_micros }
     }
 }
 
@@ -56,6 +61,15 @@ impl Caller for SessionCaller {
     }
 
     fn before_last_pass(&mut self) -> Result<()> {
+        let (server, thd, state) = (self.server, self.thd, &mut self.state);
+        let mut poll = || {
+            state.show("backup: looking after the replica's SQL threads");
+            interrupted(server, thd)
+        };
+        // Before DDL is held off: a SQL thread that waits for that cannot be stopped.
+        let (replica, info) = replica::look(server, thd, self.settings.safe_slave, &mut poll)?;
+        self.replica = Some(replica);
+        *self.info.lock().unwrap_or_else(PoisonError::into_inner) = info;
         if !self.settings.hold_ddl || self.server.host().has_atomic_ddl() {
             return Ok(());
         }
@@ -75,5 +89,6 @@ impl Caller for SessionCaller {
             self.lock_micros.store(micros, Ordering::Release);
             status::lock_held(micros);
         }
+        self.replica = None;
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::inventory::{self, Facts};
 use super::layout::Part;
-use super::{options, relocate};
+use super::{options, position, relocate, replica};
 use crate::backup::{Frame, Members, Report};
 use crate::engine::destination::Destination;
 use crate::engine::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct ServerFrame {
     pub facts: Facts,
     /// How long DDL was held off, microseconds; written by the session before the images are complete.
     pub lock_micros: Arc<AtomicU64>,
+    /// What the server replicates, if anything; written by the session like `lock_micros`.
+    pub replica: Arc<Mutex<Option<String>>>,
     /// Once it was made.
     pub destination: Mutex<Option<Destination>>,
 }
@@ -74,7 +76,15 @@ impl Frame for ServerFrame {
         }
         destination.write(options::FILE, options::text(layout).as_bytes())?;
         let report = Report { lock_micros: self.lock_micros.load(Ordering::Acquire), ..report.clone() };
-        destination.finish(&inventory::manifest(destination.path(), &self.facts, &report, moved)?)
+        let binlog = position::of_image(destination.path(), &self.facts, &self.exclude)?;
+        if let Some(binlog) = &binlog {
+            destination.write(position::INFO, position::info(binlog).as_bytes())?;
+        }
+        let replica = self.replica.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(replica) = replica {
+            destination.write(replica::INFO, replica.as_bytes())?;
+        }
+        destination.finish(&inventory::manifest(destination.path(), &self.facts, &report, moved, binlog)?)
     }
 
     fn revoke(&self) {

@@ -20,12 +20,20 @@ pub struct Facts {
     pub server: Server,
     /// Where the server's files are.
     pub layout: Layout,
+    /// Whether transactions have GTIDs, in the server's words.
+    pub gtid_mode: Option<&'static str>,
     /// When the backup began, since the epoch.
     pub started: Duration,
 }
 
 /// Lists the images below `destination`. Touches the destination, so never on a session's thread.
-pub fn manifest(destination: &Path, facts: &Facts, report: &Report, moved: Vec<Moved>) -> Result<Manifest> {
+pub fn manifest(
+    destination: &Path,
+    facts: &Facts,
+    report: &Report,
+    moved: Vec<Moved>,
+    binlog: Option<Binlog>,
+) -> Result<Manifest> {
     let mut files = Vec::new();
     for part in &facts.layout.parts {
         match list(destination, Path::new(&part.image), &mut files) {
@@ -53,7 +61,7 @@ pub fn manifest(destination: &Path, facts: &Facts, report: &Report, moved: Vec<M
             .iter()
             .map(|part| Source { path: Name(part.path.clone()), image: part.image.clone() })
             .collect(),
-        binlog: newest_binlog(facts, &files),
+        binlog,
         moved,
         unseen: report.unseen.iter().cloned().map(Name).collect(),
         files,
@@ -95,34 +103,16 @@ fn list(destination: &Path, relative: &Path, files: &mut Vec<Entry>) -> Result<(
     Ok(())
 }
 
-/// The binary log with the highest number, as it is in the image.
-fn newest_binlog(facts: &Facts, files: &[Entry]) -> Option<Binlog> {
-    let log_bin = facts.layout.log_bin.as_deref()?;
-    // With the dot: in a directory elsewhere nothing else is taken.
-    let mut first = log_bin.as_os_str().to_owned();
-    first.push(".");
-    let image = facts.layout.image_of(Path::new(&first))?;
-    let base = image.as_os_str().as_bytes();
-    let number = |entry: &Entry| -> Option<u64> {
-        let digits = entry.path.as_os_str().as_bytes().strip_prefix(base)?;
-        let all_digits = entry.kind == Kind::File && digits.iter().all(u8::is_ascii_digit);
-        all_digits.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
-    };
-    let (_, newest) =
-        files.iter().filter_map(|entry| Some((number(entry)?, entry))).max_by_key(|(n, _)| *n)?;
-    Some(Binlog { file: newest.path.file_name()?.to_string_lossy().into_owned(), size: newest.size })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
     use crate::backup::Members;
     use crate::plugin::layout::Part;
 
-    fn facts(log_bin: Option<&str>) -> Facts {
-        Facts {
+    #[test]
+    fn everything_is_listed_in_the_order_of_paths() {
+        let facts = Facts {
             server: Server { flavour: "MySQL".to_owned(), version: "5.6.24".to_owned() },
             layout: Layout {
                 parts: [("/data", "mysql_data_dir"), ("/logs", "mysql_log_bin")]
@@ -132,27 +122,19 @@ mod tests {
                         members: Members::All,
                     })
                     .into(),
-                log_bin: log_bin.map(PathBuf::from),
                 ..Layout::default()
             },
+            gtid_mode: None,
             started: Duration::from_secs(1),
-        }
-    }
-
-    #[test]
-    fn the_newest_binary_log_is_the_one_of_the_highest_number() {
+        };
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
         std::fs::create_dir_all(root.join("mysql_log_bin")).unwrap();
         std::fs::create_dir_all(root.join("mysql_data_dir/test")).unwrap();
-        for (name, size) in
-            [("bl.000009", 3), ("bl.1000000", 5), ("bl.999999", 7), ("bl.index", 9), ("bl.2000000x", 2)]
-        {
-            std::fs::write(root.join("mysql_log_bin").join(name), vec![0; size]).unwrap();
-        }
+        std::fs::write(root.join("mysql_log_bin/bl.000009"), "log").unwrap();
         std::os::unix::fs::symlink("../x", root.join("mysql_data_dir/test/link")).unwrap();
-        let listed = manifest(root, &facts(Some("/logs/bl")), &Report::default(), Vec::new()).unwrap();
-        assert_eq!(listed.binlog, Some(Binlog { file: "bl.1000000".to_owned(), size: 5 }));
+        let listed = manifest(root, &facts, &Report::default(), Vec::new(), None).unwrap();
+        assert_eq!(listed.binlog, None);
         let names: Vec<_> = listed.files.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(
             names,
@@ -161,18 +143,11 @@ mod tests {
                 "mysql_data_dir/test",
                 "mysql_data_dir/test/link",
                 "mysql_log_bin",
-                "mysql_log_bin/bl.000009",
-                "mysql_log_bin/bl.1000000",
-                "mysql_log_bin/bl.2000000x",
-                "mysql_log_bin/bl.999999",
-                "mysql_log_bin/bl.index"
+                "mysql_log_bin/bl.000009"
             ]
         );
-        assert_eq!(manifest(root, &facts(None), &Report::default(), Vec::new()).unwrap().binlog, None);
         std::fs::remove_dir_all(root).unwrap();
-        assert_eq!(
-            manifest(root, &facts(None), &Report::default(), Vec::new()).unwrap_err().errno,
-            libc::ENOENT
-        );
+        let missing = manifest(root, &facts, &Report::default(), Vec::new(), None).unwrap_err();
+        assert_eq!(missing.errno, libc::ENOENT);
     }
 }

@@ -22,6 +22,7 @@ use crate::engine::exclude::Exclude;
 use crate::engine::manifest;
 use crate::engine::throttle::THROTTLE;
 use crate::server::files::server_version;
+use crate::server::replica::gtid_mode;
 use crate::server::{Flavour, Host, Level, Server};
 
 /// The session that runs a backup, plus one; 0 when none does.
@@ -104,12 +105,14 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
     let state = StateLine::new(server, thd, "backup: preparing");
     let layout = Layout::of_this_server(server.host(), &exclude, &mut || interrupted(server, thd))?;
     let lock_micros = Arc::new(AtomicU64::new(0));
+    let replica = Arc::new(Mutex::new(None));
     let frame = Arc::new(ServerFrame {
         dir: dir.to_owned(),
         allowed_prefix: settings.allowed_prefix.clone(),
         exclude: exclude.clone(),
         facts: facts(server.host(), &layout),
         lock_micros: Arc::clone(&lock_micros),
+        replica: Arc::clone(&replica),
         destination: Mutex::new(None),
     });
     let source = |part: &Part| Source {
@@ -126,7 +129,7 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
         gate_timeout: settings.gate_timeout,
         without_capture: without_capture(),
     };
-    let mut caller = SessionCaller::new(server, thd, state, settings, Arc::clone(&lock_micros));
+    let mut caller = SessionCaller::new(server, thd, state, settings, Arc::clone(&lock_micros), replica);
     match backup::run(request, &mut caller) {
         Ok(report) => Ok(Report { lock_micros: lock_micros.load(Ordering::Acquire), ..report }),
         Err(error) => {
@@ -163,6 +166,7 @@ fn facts(host: &Host, layout: &Layout) -> Facts {
             version: server_version().unwrap_or_else(|| host.name()),
         },
         layout: layout.clone(),
+        gtid_mode: gtid_mode(host),
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
     }
 }

@@ -8,12 +8,12 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_ulong, c_ulonglong};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokudb_backup_abi::common::{
-    CheckFunction, SysVar, SysVarFlags, SysVarHeader, SysVarStr, SysVarUlong, Thd, ThdVarEnum, ThdVarStr,
-    ThdVarUlong, ThdVarUlongLong, TypeLib, UpdateFunction,
+    CheckFunction, SysVar, SysVarBool, SysVarFlags, SysVarHeader, SysVarStr, SysVarUlong, Thd, ThdVarEnum,
+    ThdVarStr, ThdVarUlong, ThdVarUlongLong, TypeLib, UpdateFunction,
 };
 
 use super::callbacks;
@@ -37,6 +37,7 @@ const READONLY: SysVarFlags = SysVarFlags::READONLY;
 const NOCMDOPT: SysVarFlags = SysVarFlags::NOCMDOPT;
 const SESSION: SysVarFlags = SysVarFlags::THDLOCAL;
 const UNSIGNED: SysVarFlags = SysVarFlags::UNSIGNED;
+const OPCMDARG: SysVarFlags = SysVarFlags::OPCMDARG;
 
 const fn header(
     name: &'static CStr,
@@ -60,6 +61,8 @@ static PLUGIN_VERSION_VALUE: Shared<*const c_char> =
 static VERSION_VALUE: Shared<*const c_char> = fixed(concat!(env!("TOKUDB_BACKUP_VERSION"), "\0"));
 static ALLOWED_PREFIX_VALUE: Shared<*const c_char> = Shared::new(null());
 static GATE_TIMEOUT_VALUE: AtomicU64 = AtomicU64::new(GATE_TIMEOUT);
+static SAFE_SLAVE_VALUE: AtomicU8 = AtomicU8::new(0);
+static SAFE_SLAVE_TIMEOUT_VALUE: AtomicU64 = AtomicU64::new(0);
 
 static PLUGIN_VERSION_VARIABLE: Shared<SysVarStr> = Shared::new(SysVarStr {
     header: header(
@@ -160,6 +163,31 @@ static EXCLUDE: Shared<ThdVarStr> = Shared::new(ThdVarStr {
     resolve: None,
 });
 
+static SAFE_SLAVE: Shared<SysVarBool> = Shared::new(SysVarBool {
+    header: header(
+        c"safe_slave",
+        c"Wait until there is no temporary slave tables.",
+        SysVarFlags::BOOL.union(OPCMDARG),
+        None,
+    ),
+    value: SAFE_SLAVE_VALUE.as_ptr(),
+    def_val: 0,
+});
+
+static SAFE_SLAVE_TIMEOUT: Shared<SysVarUlong> = Shared::new(SysVarUlong {
+    header: header(
+        c"safe_slave_timeout",
+        c"The maximum amount of seconds to wait for slave temp tables disappear 0 - don't wait",
+        SysVarFlags::LONGLONG.union(UNSIGNED).union(OPCMDARG),
+        None,
+    ),
+    value: SAFE_SLAVE_TIMEOUT_VALUE.as_ptr(),
+    def_val: 0,
+    min_val: 0,
+    max_val: c_ulong::MAX,
+    blk_sz: 1,
+});
+
 static LOCK_NAMES: Shared<[*const c_char; 3]> = Shared::new([c"AUTO".as_ptr(), c"OFF".as_ptr(), null()]);
 static LOCK_NAME_LENGTHS: Shared<[c_uint; 3]> = Shared::new([4, 3, 0]);
 static LOCK_TYPES: Shared<TypeLib> = Shared::new(TypeLib {
@@ -213,7 +241,7 @@ static GATE_TIMEOUT_VARIABLE: Shared<SysVarUlong> = Shared::new(SysVarUlong {
     blk_sz: 1,
 });
 
-static LIST: Shared<[*mut SysVar; 12]> = Shared::new([
+static LIST: Shared<[*mut SysVar; 14]> = Shared::new([
     PLUGIN_VERSION_VARIABLE.get().cast(),
     VERSION.get().cast(),
     ALLOWED_PREFIX.get().cast(),
@@ -225,6 +253,8 @@ static LIST: Shared<[*mut SysVar; 12]> = Shared::new([
     LOCK.get().cast(),
     LOCK_TIMEOUT_VARIABLE.get().cast(),
     GATE_TIMEOUT_VARIABLE.get().cast(),
+    SAFE_SLAVE.get().cast(),
+    SAFE_SLAVE_TIMEOUT.get().cast(),
     null_mut(),
 ]);
 
@@ -304,6 +334,8 @@ pub struct Settings {
     pub lock_timeout: Duration,
     /// How long the gate may stay closed.
     pub gate_timeout: Duration,
+    /// Stop a replica's SQL threads for the end, and for how long to wait for temporary tables to go.
+    pub safe_slave: Option<Duration>,
     /// Directory below which every destination must lie.
     pub allowed_prefix: Option<PathBuf>,
 }
@@ -323,6 +355,8 @@ impl Settings {
                 hold_ddl: lock.is_none_or(|value| *value == 0),
                 lock_timeout: Duration::from_secs(lock_timeout.map_or(LOCK_TIMEOUT, |value| *value)),
                 gate_timeout: Duration::from_millis(GATE_TIMEOUT_VALUE.load(Ordering::Relaxed)),
+                safe_slave: (SAFE_SLAVE_VALUE.load(Ordering::Relaxed) != 0)
+                    .then(|| Duration::from_secs(SAFE_SLAVE_TIMEOUT_VALUE.load(Ordering::Relaxed))),
                 allowed_prefix: prefix
                     .filter(|prefix| !prefix.is_empty())
                     .map(|prefix| PathBuf::from(OsStr::from_bytes(prefix.to_bytes()))),

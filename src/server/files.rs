@@ -233,7 +233,7 @@ fn text_array(name: &CStr) -> Option<Vec<u8>> {
 }
 
 /// A `char *` of the server.
-fn text(name: &CStr) -> Option<Vec<u8>> {
+pub(super) fn text(name: &CStr) -> Option<Vec<u8>> {
     // SAFETY: these symbols are pointers to NUL-terminated strings, or null (mysqld.h).
     unsafe { read_text(*address(name)?.cast::<*const c_char>()) }
 }

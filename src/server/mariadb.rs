@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokudb_backup_abi::common::Thd;
 
 use super::mysql::SetProcInfo;
+use super::replica::{self, Dialect, Replica};
 use super::symbols::function;
-use super::{DdlLock, Host, Level, Server, mariadb_sql};
+use super::{DdlLock, Host, Level, Server, mariadb_replica, mariadb_sql};
 use crate::engine::error::{Error, Result};
 
 /// `privilege_t::SUPER_ACL` (privilege.h: 1 << 15 from 10.5 to 11.8).
@@ -119,5 +120,14 @@ impl Server for MariaDb {
             return Err(Error::new(libc::EDEADLK, text));
         }
         mariadb_sql::hold(limit, poll)
+    }
+
+    fn replica(
+        &self,
+        _thd: Thd,
+        stop_for: Option<Duration>,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Replica> {
+        replica::on_a_thread(mariadb_replica::open, Dialect::of(&self.host), stop_for, poll)
     }
 }

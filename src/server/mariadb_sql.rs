@@ -49,10 +49,10 @@ impl Drop for Holder {
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts a thread while it lives, also when it panics.
-struct Counted;
+pub(super) struct Counted;
 
 impl Counted {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         THREADS.fetch_add(1, Ordering::Relaxed);
         Counted
     }
@@ -141,9 +141,9 @@ fn reach(session: Session, limit: Duration, stop: &AtomicBool) -> Result<Session
 }
 
 /// A session of our own, on the thread that opened it.
-struct Session {
-    service: &'static SqlService,
-    connection: Connection,
+pub(super) struct Session {
+    pub(super) service: &'static SqlService,
+    pub(super) connection: Connection,
     end_thread: unsafe extern "C" fn(),
 }
 
@@ -158,7 +158,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn open() -> Result<Session> {
+    pub(super) fn open() -> Result<Session> {
         let missing =
             || Error::new(libc::ENOTSUP, "this server has no SQL service: SET tokudb_backup_lock=OFF");
         let service = address(c"sql_service_handler").ok_or_else(missing)?;

@@ -3,13 +3,18 @@
 //! One trait with a MySQL and a MariaDB side. Everything is found by name in the running process when first
 //! needed; a function that a server lacks makes the one thing that needs it unavailable, never the plugin.
 
+pub mod binlog;
 pub mod files;
 mod host;
 mod mariadb;
+mod mariadb_replica;
 mod mariadb_sql;
 mod mysql;
+mod mysql_command;
 mod mysql_ddl;
+mod mysql_rows;
 mod mysql_session;
+pub mod replica;
 mod symbols;
 
 use std::any::Any;
@@ -23,6 +28,7 @@ use crate::engine::error::{Error, Result};
 pub use host::{Flavour, Host};
 pub use mariadb_sql::threads_are_gone;
 pub use mysql::remember_plugin;
+use replica::Replica;
 
 /// How serious a line of the error log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +93,17 @@ pub trait Server: Sync {
     /// attempts, so that nobody queues behind us for long; ETIMEDOUT after `limit`, naming who holds it. `poll` is
     /// called several times a second and ends the wait with its error.
     fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock>;
+
+    /// What the server replicates from where. `stop_for`: with its SQL threads stopped, at a time when they have no
+    /// temporary tables open, which is waited for as long as said (ETIMEDOUT then); a transaction that is being
+    /// executed is waited for without a limit. They go on when the result is dropped. `poll` is called several times
+    /// a second and ends the wait with its error.
+    fn replica(
+        &self,
+        thd: Thd,
+        stop_for: Option<Duration>,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Replica>;
 }
 
 /// The error of [`Server::hold_ddl`] when time is up.

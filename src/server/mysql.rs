@@ -8,9 +8,11 @@ use tokudb_backup_abi::common::Thd;
 use tokudb_backup_abi::mysql::log_level;
 
 use super::mysql_ddl::GlobalReadLocks;
+use super::mysql_rows::OwnSession;
 use super::mysql_session::Silence;
+use super::replica::{self, Dialect, Replica};
 use super::symbols::function;
-use super::{DdlLock, Host, Level, Server};
+use super::{DdlLock, Host, Level, Server, mysql_command};
 use crate::engine::error::{Error, Result};
 
 /// SUPER_ACL (auth_acls.h, sql_acl.h: 1 << 15 in all versions).
@@ -22,6 +24,11 @@ static PLUGIN: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 /// Remembers the handle that `init` was called with; null forgets it.
 pub fn remember_plugin(handle: *mut c_void) {
     PLUGIN.store(handle, Ordering::Release);
+}
+
+/// The handle; null when there is none.
+pub(super) fn plugin_handle() -> *mut c_void {
+    PLUGIN.load(Ordering::Acquire)
 }
 
 /// A running MySQL.
@@ -207,6 +214,23 @@ impl Server for MySql {
             ));
         };
         locks.hold(thd, limit, poll)
+    }
+
+    fn replica(
+        &self,
+        thd: Thd,
+        stop_for: Option<Duration>,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Replica> {
+        let dialect = Dialect::of(&self.host);
+        if self.host.version_id >= 50700 {
+            return replica::on_a_thread(mysql_command::open, dialect, stop_for, poll);
+        }
+        let session = OwnSession { thd, host: self.host };
+        if stop_for.is_some() {
+            session.refuse_in_transaction()?;
+        }
+        replica::in_session(session, dialect, stop_for, poll)
     }
 }
 

@@ -96,6 +96,11 @@ pub fn lock_wait_timeout(thd: Thd) -> Option<*mut c_ulong> {
 /// Runs a statement inside the session, as its user, and forgets its result; what it raises is swallowed. False
 /// when it failed.
 pub fn execute(thd: Thd, host: &Host, sql: &CStr) -> bool {
+    execute_then(thd, host, sql, |_| {})
+}
+
+/// The same, and lets `look` read the result of a statement that succeeded.
+pub fn execute_then(thd: Thd, host: &Host, sql: &CStr, look: impl FnOnce(&EdConnection)) -> bool {
     type Construct = unsafe extern "C" fn(*mut EdConnection, Thd);
     type Execute = unsafe extern "C" fn(*mut EdConnection, LexString) -> bool;
     type Free = unsafe extern "C" fn(*mut EdConnection);
@@ -119,6 +124,9 @@ pub fn execute(thd: Thd, host: &Host, sql: &CStr) -> bool {
     unsafe {
         construct(&mut *connection, thd);
         let failed = execute(&mut *connection, sql);
+        if !failed {
+            look(&connection);
+        }
         free(&mut *connection);
         !failed
     }

@@ -6,8 +6,8 @@ mod value;
 
 pub use show::{MysqlShowVar, SHOW_SCOPE_GLOBAL, SHOW_VAR_FUNC_BUFF_SIZE, ShowFunction, ShowType};
 pub use sysvar::{
-    CheckFunction, Resolve, SysVar, SysVarFlags, SysVarHeader, SysVarStr, SysVarUlong, ThdVarEnum, ThdVarStr,
-    ThdVarUlong, ThdVarUlongLong, TypeLib, UpdateFunction,
+    CheckFunction, Resolve, SysVar, SysVarBool, SysVarFlags, SysVarHeader, SysVarStr, SysVarUlong,
+    ThdVarEnum, ThdVarStr, ThdVarUlong, ThdVarUlongLong, TypeLib, UpdateFunction,
 };
 pub use value::{MysqlValue, ValueType};
 

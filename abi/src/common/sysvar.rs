@@ -12,6 +12,8 @@ bitflags! {
     /// Type and flags of a variable (`PLUGIN_VAR_*`, plugin.h).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct SysVarFlags: c_int {
+        /// Type: one byte, 0 or 1.
+        const BOOL = 0x0001;
         /// Type: `unsigned long` when `UNSIGNED`.
         const LONG = 0x0003;
         /// Type: `unsigned long long` when `UNSIGNED`.
@@ -30,6 +32,8 @@ bitflags! {
         const READONLY = 0x0200;
         /// Cannot be given on the command line or in my.cnf.
         const NOCMDOPT = 0x0800;
+        /// May be given on the command line without a value.
+        const OPCMDARG = 0x2000;
         /// MySQL 8.0 and later only: no SET PERSIST_ONLY of a read-only variable.
         const NOPERSIST = 0x1_0000;
     }
@@ -81,7 +85,19 @@ pub struct SysVarStr {
     pub def_val: *const c_char,
 }
 
-/// `MYSQL_SYSVAR_ULONG`.
+/// `MYSQL_SYSVAR_BOOL`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct SysVarBool {
+    /// See [`SysVarHeader`].
+    pub header: SysVarHeader,
+    /// The variable.
+    pub value: *mut u8,
+    /// Its default.
+    pub def_val: u8,
+}
+
+/// `MYSQL_SYSVAR_ULONG`; as large as `MYSQL_SYSVAR_ULONGLONG` here.
 #[repr(C)]
 #[derive(Debug)]
 pub struct SysVarUlong {
@@ -195,6 +211,10 @@ const_assert_eq!(offset_of!(SysVarHeader, update), 32);
 assert_eq_size!(SysVarStr, [u8; 56]);
 const_assert_eq!(offset_of!(SysVarStr, value), 40);
 const_assert_eq!(offset_of!(SysVarStr, def_val), 48);
+
+assert_eq_size!(SysVarBool, [u8; 56]);
+const_assert_eq!(offset_of!(SysVarBool, value), 40);
+const_assert_eq!(offset_of!(SysVarBool, def_val), 48);
 
 assert_eq_size!(SysVarUlong, [u8; 80]);
 const_assert_eq!(offset_of!(SysVarUlong, value), 40);

@@ -33,7 +33,14 @@ fn sample() -> Manifest {
             Source { path: Name("/var/lib/mysql".into()), image: "mysql_data_dir".into() },
             Source { path: Name(raw(b"/logs\xFF")), image: "mysql_log_bin".into() },
         ],
-        binlog: Some(Binlog { file: "binlog.000002".into(), size: 4711 }),
+        binlog: Some(Binlog {
+            file: "binlog.000002".into(),
+            size: 4711,
+            position: Some(4700),
+            gtid_mode: Some("ON".into()),
+            gtid: Some("0-1-42".into()),
+            unknown: None,
+        }),
         moved: vec![Moved { path: Name("mysql_data_dir/d/t.ibd".into()), from: Name("/big/d/t.ibd".into()) }],
         unseen: vec![Name("/var/lib/mysql/x".into()), Name(raw(b"/\x80"))],
         files: vec![
@@ -77,7 +84,8 @@ fn it_reads_well() {
         "\"sources\": [",
         "{\"path\": \"/var/lib/mysql\", \"image\": \"mysql_data_dir\"},",
         "{\"path_hex\": \"2f6c6f6773ff\", \"image\": \"mysql_log_bin\"}],",
-        "\"binlog\": {\"file\": \"binlog.000002\", \"size\": 4711},",
+        "\"binlog\": {\"file\": \"binlog.000002\", \"size\": 4711, \"position\": 4700, \"gtid_mode\": \"ON\", \
+         \"gtid\": \"0-1-42\"},",
         "{\"path\": \"mysql_data_dir/test\", \"kind\": \"directory\", \"size\": 0, \"mode\": \"2750\", \
          \"mtime\": \"1700000000.000000001\"},",
         "{\"path_hex\": \"6d7973716c5f646174615f6469722fff0074\", \"kind\": \"file\", \"size\": 16384, \

@@ -87,6 +87,16 @@ fn since_epoch(text: &str) -> Result<Duration> {
 /// # Errors
 /// When it does not start: with the end of its error log.
 pub fn boot(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
+    let mut server = place(original, backup, home)?;
+    server.start()?;
+    Ok(server)
+}
+
+/// Copies a backup and puts a server of the same kind and options over the copy, in `home`, not yet started.
+///
+/// # Errors
+/// When the backup cannot be copied.
+pub fn place(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
     let data = home.join("data");
     fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
     copy_tree(&backup.join(DATA), &data)?;
@@ -97,9 +107,7 @@ pub fn boot(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
         let (from, to) = (logs.display().to_string(), copy.display().to_string());
         options.args.iter_mut().for_each(|arg| *arg = arg.replace(&from, &to));
     }
-    let mut server = Server::over(&original.installation.name, home, &data, options)?;
-    server.start()?;
-    Ok(server)
+    Server::over(&original.installation.name, home, &data, options)
 }
 
 /// The folder of a server's binary logs, when `--log-bin` names one outside of the data directory.

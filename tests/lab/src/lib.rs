@@ -5,6 +5,7 @@
 //!
 //! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
+//! [`replication`] makes servers replicas of each other.
 //! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]).
 
 pub mod binlog;
@@ -19,6 +20,7 @@ pub mod installation;
 pub mod ledger;
 pub mod load;
 pub mod process;
+pub mod replication;
 pub mod rng;
 pub mod round;
 pub mod scratch;

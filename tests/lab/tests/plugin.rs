@@ -193,14 +193,17 @@ fn command_line(name: &str) {
             "--tokudb-backup-lock=OFF".into(),
             "--tokudb-backup-lock-timeout=7".into(),
             "--tokudb-backup-gate-timeout=33".into(),
+            "--tokudb-backup-safe-slave".into(),
+            "--tokudb-backup-safe-slave-timeout=44".into(),
             // Runs nothing at the start.
             format!("--loose-tokudb-backup-dir={}/at-start", allowed.display()),
         ],
     );
     let mut conn = lab.server.connect().unwrap();
     let sql = "SELECT @@tokudb_backup_throttle, @@tokudb_backup_lock, @@tokudb_backup_lock_timeout, \
-               @@tokudb_backup_gate_timeout, @@tokudb_backup_allowed_prefix, @@tokudb_backup_dir";
-    let expected = ["123456789", "OFF", "7", "33", &allowed.display().to_string(), "NULL"];
+               @@tokudb_backup_gate_timeout, @@tokudb_backup_safe_slave, @@tokudb_backup_safe_slave_timeout, \
+               @@tokudb_backup_allowed_prefix, @@tokudb_backup_dir";
+    let expected = ["123456789", "OFF", "7", "33", "1", "44", &allowed.display().to_string(), "NULL"];
     assert_eq!(conn.query(sql).unwrap().texts(), [expected]);
     assert!(!allowed.join("at-start").exists());
     for outside in ["backup2/x", "backup/elsewhere/x", "backup/../backup2/x"] {
@@ -224,7 +227,7 @@ type Metadata = (
 );
 
 const GREATEST: &str = "18446744073709551615";
-const VARIABLES: [Metadata; 8] = [
+const VARIABLES: [Metadata; 9] = [
     ("plugin_version", true, false, "str", Some("1.0.0"), None, "version of the TokuBackup plugin"),
     ("version", true, false, "str", Some("1.0.0"), None, "version of the TokuBackup library"),
     ("allowed_prefix", true, false, "str", None, None, "allowed prefix of the destination directory"),
@@ -249,11 +252,20 @@ const VARIABLES: [Metadata; 8] = [
     ),
     ("last_error_string", false, true, "str", None, None, "error string of the last backup"),
     ("exclude", false, true, "str", None, None, "exclude source file regular expression"),
+    (
+        "safe_slave_timeout",
+        false,
+        false,
+        "ulonglong",
+        Some("0"),
+        Some(("0", GREATEST)),
+        "The maximum amount of seconds to wait for slave temp tables disappear 0 - don't wait",
+    ),
 ];
 
 fn metadata(name: &str) {
     let (lab, mut conn) = Lab::installed(name);
-    let ours = ["gate_timeout", "lock", "lock_timeout"];
+    let ours = ["gate_timeout", "lock", "lock_timeout", "safe_slave"];
     let mut expected: Vec<String> =
         VARIABLES.iter().map(|v| v.0).chain(ours).map(|name| format!("tokudb_backup_{name}")).collect();
     expected.sort();
@@ -321,6 +333,8 @@ fn metadata(name: &str) {
         ("SET tokudb_backup_lock_timeout = DEFAULT", "lock_timeout", "60"),
         ("SET GLOBAL tokudb_backup_gate_timeout = 50", "gate_timeout", "50"),
         ("SET GLOBAL tokudb_backup_gate_timeout = DEFAULT", "gate_timeout", "100"),
+        ("SET GLOBAL tokudb_backup_safe_slave = ON", "safe_slave", "1"),
+        ("SET GLOBAL tokudb_backup_safe_slave = DEFAULT", "safe_slave", "0"),
     ] {
         conn.exec(sql).unwrap();
         let found = conn.value(format!("SELECT @@tokudb_backup_{variable}")).unwrap();
@@ -662,6 +676,6 @@ fn log_directories(name: &str) {
     drop(restored);
     let size = fs::metadata(logs.path().join("bl.000002")).unwrap().len();
     let manifest = fs::read_to_string(dir.join("backup_manifest")).unwrap();
-    let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}}}");
+    let binlog = format!("\"binlog\": {{\"file\": \"bl.000002\", \"size\": {size}, \"position\": {size}, ");
     assert!(manifest.contains(&binlog), "{binlog} is not in {manifest}");
 }
