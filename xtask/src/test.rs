@@ -13,6 +13,7 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     step("what the machine needs", || {
         needs::install(&needs::CLIENT)?;
         needs::install(&needs::TWIN)?;
+        needs::install(&[&needs::PATCHELF])?;
         needs::rust_component("rustfmt", "fmt")?;
         needs::rust_component("clippy", "clippy")
     })?;
@@ -22,7 +23,11 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     })?;
     step("servers", || servers::fetch(&servers::DEFAULT))?;
     let plugins = step("plugin", || build::build(false))?;
-    let test = |words: &[&str]| sh::run(sh::cargo(["test"]).args(words).env(lab::PLUGIN_DIR, &plugins));
+    let portable = step("portable plugin", || build::build_portable(true))?;
+    let test = |words: &[&str]| {
+        let mut cargo = sh::cargo(["test"]);
+        sh::run(cargo.args(words).env(lab::PLUGIN_DIR, &plugins).env(lab::PORTABLE_DIR, &portable))
+    };
     step("tests without a running server", || test(&["--workspace", "--exclude", "lab"]))?;
     step("model check", || {
         let model = ["--package", "tokudb_backup", "--features", "model", "--test", "model"];
