@@ -3,156 +3,19 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lab::client::{Conn, ConnOptions, SqlError};
+use lab::client::ConnOptions;
+use lab::plugged::{
+    INSTALL, Plugged as Lab, UNINSTALL, backs_up, code, last, refused, set_dir, status, wait_for,
+};
 use lab::scratch::Scratch;
-use lab::server::{Options, Server};
 
-const INSTALL: &str = "INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'";
-const UNINSTALL: &str = "UNINSTALL PLUGIN tokudb_backup";
-/// Longest wait for what should come at once.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What KILL and a lost client may take: a second (P28), and more on a machine that does other things beside.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-macro_rules! on_every_server {
-    ($($theme:ident)*) => {$(
-        mod $theme {
-            #[test]
-            fn mysql_5_6() {
-                super::$theme("mysql-5.6.24");
-            }
-            #[test]
-            fn mysql_9_7() {
-                super::$theme("mysql-9.7");
-            }
-            #[test]
-            fn mariadb_10_11() {
-                super::$theme("mariadb-10.11");
-            }
-        }
-    )*};
-}
-
-on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded log_directories }
-
-/// A server that can install the plugin, and a folder for its backups.
-struct Lab {
-    server: Server,
-    backups: PathBuf,
-    _scratch: Scratch,
-}
-
-impl Lab {
-    fn new(name: &str, args: &[String]) -> Lab {
-        Lab::preloading(name, args, None)
-    }
-
-    fn preloading(name: &str, args: &[String], preload: Option<PathBuf>) -> Lab {
-        let scratch = Scratch::new(&format!("plugin-{name}")).unwrap();
-        let backups = scratch.path().join("backups");
-        fs::create_dir(&backups).unwrap();
-        let options = Options {
-            args: args.to_vec(),
-            preload,
-            plugins: vec![lab::built::plugin().unwrap()],
-            ..Options::default()
-        };
-        let mut server = Server::create(name, scratch.path(), options).unwrap();
-        server.start().unwrap();
-        Lab { server, backups, _scratch: scratch }
-    }
-
-    fn installed(name: &str) -> (Lab, Conn) {
-        let lab = Lab::new(name, &[]);
-        let mut conn = lab.server.connect().unwrap();
-        conn.exec(INSTALL).unwrap();
-        (lab, conn)
-    }
-
-    fn backup(&self, name: &str) -> PathBuf {
-        self.backups.join(name)
-    }
-
-    fn is_mariadb(&self) -> bool {
-        self.server.installation.is_mariadb()
-    }
-
-    fn is_mysql_8(&self) -> bool {
-        self.server.installation.name == "mysql-9.7"
-    }
-
-    /// Connects as an account without password.
-    fn connect_as(&self, user: &str) -> Conn {
-        Conn::connect(&ConnOptions { user: user.into(), ..self.server.conn_options() }).unwrap()
-    }
-
-    /// Starts a backup that stands still in its first copying, on a connection of its own.
-    fn paused(&self, dir: &Path, options: &ConnOptions) -> (u64, JoinHandle<Result<(), SqlError>>) {
-        let mut conn = Conn::connect(options).unwrap();
-        let id = conn.id();
-        conn.exec("SET tokudb_backup_throttle = 0").unwrap();
-        let sql = set_dir(dir);
-        let thread = std::thread::spawn(move || conn.exec(sql).map(drop));
-        let mut looker = self.server.connect().unwrap();
-        wait_for("a paused backup", || status(&mut looker, "state") == "copying");
-        (id, thread)
-    }
-}
-
-fn set_dir(dir: &Path) -> String {
-    format!("SET tokudb_backup_dir = '{}'", dir.display())
-}
-
-fn status(conn: &mut Conn, name: &str) -> String {
-    let rows = conn.query(format!("SHOW GLOBAL STATUS LIKE 'tokudb_backup_{name}'")).unwrap().texts();
-    assert_eq!(rows.len(), 1, "{name}");
-    rows[0][1].clone()
-}
-
-/// Errno and text of the session's last backup, and its directory.
-fn last(conn: &mut Conn) -> [String; 3] {
-    let sql = "SELECT @@tokudb_backup_last_error, @@tokudb_backup_last_error_string, @@tokudb_backup_dir";
-    let mut rows = conn.query(sql).unwrap().texts();
-    rows.remove(0).try_into().unwrap()
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[track_caller]
-fn code(conn: &mut Conn, sql: impl AsRef<[u8]>) -> u32 {
-    conn.query(sql).map_or_else(|error| error.code, |_| 0)
-}
-
-/// The statement fails with this code and errno; the session remembers errno and text, and nothing else changed.
-#[track_caller]
-fn refused(conn: &mut Conn, sql: impl AsRef<[u8]>, code: u32, errno: i32, text: &str) {
-    let before = last(conn)[2].clone();
-    let error = conn.query(&sql).expect_err(&String::from_utf8_lossy(sql.as_ref()));
-    assert_eq!(error.code, code, "{error}");
-    assert!(error.message.contains(text), "{error} does not tell '{text}'");
-    let [last_errno, last_text, dir] = last(conn);
-    assert_eq!(last_errno, errno.to_string(), "{error}");
-    assert!(last_text.starts_with(&error.message), "{last_text}, not {}", error.message);
-    assert_eq!(dir, before, "a failed SET leaves the old value");
-}
-
-#[track_caller]
-fn backs_up(conn: &mut Conn, dir: &Path) {
-    conn.exec(set_dir(dir)).unwrap();
-    assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), dir.display().to_string()]);
-    assert!(dir.join("backup_manifest").is_file() && dir.join("mysql_data_dir").is_dir());
-    assert!(!dir.join("backup_incomplete").exists());
-}
+lab::on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded log_directories }
 
 fn life(name: &str) {
     let mut lab = Lab::new(name, &[]);
