@@ -39,7 +39,9 @@ impl Matrix {
         self.plugged.server.connect().unwrap()
     }
 
-    fn stop(&mut self) {
+    /// Servers wait a while for connections that are open.
+    fn stop(&mut self, conn: Conn) {
+        drop(conn);
         self.plugged.server.stop().unwrap();
     }
 
@@ -110,7 +112,7 @@ fn installed(matrix: &mut Matrix) {
     conn.exec("CREATE DATABASE d").unwrap();
     conn.exec("CREATE TABLE d.t (a INT PRIMARY KEY) ENGINE=InnoDB").unwrap();
     conn.exec("INSERT INTO d.t VALUES (1), (2)").unwrap();
-    matrix.stop();
+    matrix.stop(conn);
 
     let mut conn = matrix.start(Options::default());
     let dir = matrix.plugged.backup("whole");
@@ -121,11 +123,12 @@ fn installed(matrix: &mut Matrix) {
     assert_eq!(other.value("SELECT SUM(a) FROM d.t").unwrap().as_deref(), Some("3"));
     // It has the plugin, too: mysql.plugin came along.
     assert_eq!(status(&mut other, "last_result"), "none");
+    drop(other);
     restored.stop().unwrap();
     fs::remove_dir_all(home).unwrap();
     fs::remove_dir_all(dir).unwrap();
     conn.exec(UNINSTALL).unwrap();
-    matrix.stop();
+    matrix.stop(conn);
 }
 
 /// plugin-load-add and variables, from a my.cnf.
@@ -150,14 +153,17 @@ fn configured(matrix: &mut Matrix) {
     matrix.backs_up(&mut conn, "my.cnf");
     matrix.plugged.backups = backups;
     assert_eq!(fs::read_dir(&allowed).unwrap().count(), 0);
-    matrix.stop();
+    matrix.stop(conn);
 }
 
 /// One of the files preloaded and the other installed: one instance where they are one file, and two that do not
 /// disturb each other where one is a copy.
 fn preloaded(matrix: &mut Matrix) {
-    for [first, second] in [NAMES, [NAMES[1], NAMES[0]]] {
-        for (how, copies) in [("link", 1), ("hard link", 1), ("copy", 2)] {
+    let [plugin, library] = NAMES;
+    for (first, second, hows) in
+        [(library, plugin, [("hard link", 1), ("copy", 2)]), (plugin, library, [("link", 1), ("copy", 2)])]
+    {
+        for (how, copies) in hows {
             let dir = matrix.scratch.path().join(format!("{second} {how}").replace(' ', "-"));
             fs::create_dir(&dir).unwrap();
             let (preload, plugin) = (dir.join(first), dir.join(second));
@@ -175,7 +181,7 @@ fn preloaded(matrix: &mut Matrix) {
             assert_eq!(matrix.copies(&files), copies, "{first} preloaded, {second} as {how}");
             matrix.backs_up(&mut conn, &format!("{first} preloaded, {second} as {how}"));
             conn.exec(UNINSTALL).unwrap();
-            matrix.stop();
+            matrix.stop(conn);
         }
     }
 }
@@ -199,7 +205,7 @@ fn linked(matrix: &mut Matrix) {
     conn.exec(install(NAMES[0])).unwrap();
     matrix.backs_up(&mut conn, "linked");
     conn.exec(UNINSTALL).unwrap();
-    matrix.stop();
+    matrix.stop(conn);
 }
 
 /// What mysqld_safe does: a shell with children of its own that starts the server, and once more when it is killed.
@@ -253,7 +259,7 @@ fn under_a_shell(matrix: &mut Matrix) {
     let mut conn = matrix.plugged.server.connect().unwrap();
     matrix.backs_up(&mut conn, "mysqld_safe, restarted");
     conn.exec(UNINSTALL).unwrap();
-    matrix.stop();
+    matrix.stop(conn);
 }
 
 /// The process's only child, if it has one.
