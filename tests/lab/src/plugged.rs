@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 pub const INSTALL: &str = "INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'";
 /// The statement.
 pub const UNINSTALL: &str = "UNINSTALL PLUGIN tokudb_backup";
+/// For `tokudb_backup_exclude`: most of a server's own files, where a backup need not be large.
+pub const SMALL: &str =
+    "/data/(mysql|sys|performance_schema|#innodb_redo)/|/(ib_logfile[0-9]+|ibdata1|undo_[0-9]+|mysql.ibd)$";
 /// Longest wait for what should come at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -8,14 +8,12 @@ use std::process::Command;
 
 use lab::client::Conn;
 use lab::installation::OWN_GLIBC;
-use lab::plugged::{Plugged, UNINSTALL, backs_up, code, refused, set_dir, status, wait_for};
+use lab::plugged::{Plugged, SMALL, UNINSTALL, backs_up, code, refused, set_dir, status, wait_for};
 use lab::scratch::Scratch;
 use lab::server::Options;
 
 lab::on_every_server! { brought_in }
 
-/// What makes a backup large, and does not matter to the cells after the first.
-const LARGE: &str = "/(ib_logfile[0-9]+|ibdata1|undo_[0-9]+|#ib_redo[0-9]+(_tmp)?)$";
 const NAMES: [&str; 2] = ["tokudb_backup.so", "libHotBackup.so"];
 
 /// A server that all cells have in turn: its data directory outlives them, each has a start of its own.
@@ -48,7 +46,7 @@ impl Matrix {
     /// A small backup.
     fn backs_up(&mut self, conn: &mut Conn, cell: &str) {
         println!("{}: {cell}", self.plugged.server.installation.name);
-        conn.exec(format!("SET tokudb_backup_exclude = '{LARGE}'")).unwrap();
+        conn.exec(format!("SET tokudb_backup_exclude = '{SMALL}'")).unwrap();
         self.cells += 1;
         let dir = self.plugged.backup(&self.cells.to_string());
         backs_up(conn, &dir);
