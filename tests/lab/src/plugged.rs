@@ -60,14 +60,8 @@ pub struct Plugged {
 impl Plugged {
     /// A fresh server with these options, running.
     pub fn new(name: &str, args: &[String]) -> Plugged {
-        Self::preloading(name, args, None)
-    }
-
-    /// The same with a library preloaded.
-    pub fn preloading(name: &str, args: &[String], preload: Option<PathBuf>) -> Plugged {
         let plugins = vec![crate::built::plugin().unwrap()];
-        let mut plugged =
-            Self::stopped(name, Options { args: args.to_vec(), preload, plugins, ..Options::default() });
+        let mut plugged = Self::stopped(name, Options { args: args.to_vec(), plugins, ..Options::default() });
         plugged.server.start().unwrap();
         plugged
     }
