@@ -140,8 +140,7 @@ const MARIADB_RUNNER: &[&str] = &[
 ];
 
 /// The servers that tests run on.
-pub const DEFAULT: [&str; 5] =
-    ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
+pub const DEFAULT: [&str; 5] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
 
 /// The subcommand.
 pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
