@@ -10,11 +10,12 @@ use object::elf::{DT_NEEDED, FileHeader64, SHT_DYNSYM};
 use object::read::StringTable;
 use object::read::elf::{Dyn, FileHeader, Sym};
 
-const SERVERS: [&str; 3] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.11"];
+const SERVERS: [&str; 5] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
 /// What the versions of the symbols of these libraries begin with.
 const LIBRARIES: [&str; 3] = ["GLIBC_", "LIBAIO_", "LIBURING_"];
 /// Not patched: the libraries that make the system calls, and the loader.
-const CALLEES: [&str; 4] = ["libc.so.6", "libpthread.so.0", "ld-linux", "ld-2"];
+const CALLEES: [&str; 8] =
+    ["libc.so.6", "libc-2", "libpthread.so.0", "libpthread-2", "libdl-2", "librt-2", "ld-linux", "ld-2"];
 
 /// What an object asks of others.
 #[derive(Debug, Default)]

@@ -1,9 +1,10 @@
 //! What the server looks up by dlsym: six exported symbols, filled for the server that loads us.
 //!
 //! One file serves every server, so the declaration is made at load time, by a constructor that looks at the
-//! server's own static data. It starts no thread and does no I/O: it runs under the loader's lock, in a preloaded
-//! library before main, and in programs that are no server at all, where it does nothing. What it leaves empty a
-//! server refuses cleanly, by its interface version of 0.
+//! server's own static data. It starts no thread: it runs under the loader's lock, in a preloaded library before
+//! main, and in programs that are no server at all, where it does nothing. On a server that we do not run on it says
+//! so where the error log goes, and leaves the declarations empty: such a server refuses them cleanly, by their
+//! interface version of 0.
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -14,7 +15,7 @@ use tokudb_backup_abi::mariadb::{MATURITY_STABLE, MariaPlugin};
 use tokudb_backup_abi::mysql::{MysqlPlugin104, MysqlPlugin112};
 
 use super::{lifecycle, status, variables};
-use crate::server::{Flavour, Host};
+use crate::server::{Flavour, Host, Recognised};
 
 /// A static that the server reads and writes through pointers.
 #[repr(transparent)]
@@ -73,7 +74,11 @@ static CONSTRUCTOR: extern "C" fn() = declare;
 
 /// Fills the declarations for the server around us, if it is one whose interface we know.
 extern "C" fn declare() {
-    let Some(host) = Host::recognise() else { return };
+    let host = match Host::recognise() {
+        Recognised::Server(host) => host,
+        Recognised::Refused(why) => return say(&why),
+        Recognised::NoServer => return,
+    };
     // SAFETY: nobody else looks before the constructors have run; variables are told the host's flags the same way.
     unsafe {
         (*DAEMON.get()).interface_version = (host.version_id << 8) as c_int;
@@ -94,6 +99,14 @@ extern "C" fn declare() {
             _ => {}
         }
     }
+}
+
+/// Writes a line to the standard error, which is the error log of a server that runs; a log function of the server
+/// would be called before the server is ready for it.
+fn say(why: &str) {
+    let line = format!("[ERROR] tokudb_backup is not loaded: {why}\n");
+    // SAFETY: the bytes live during the call.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokudb_backup_abi::common::er;
 
 use super::{guarded, run};
-use crate::server;
+use crate::server::{self, Level};
 
 /// Between `init` and `deinit`.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -20,10 +20,11 @@ pub fn installed() -> bool {
 /// INSTALL PLUGIN and start-up.
 pub unsafe extern "C" fn init(plugin: *mut c_void) -> c_int {
     guarded(1, || {
-        if server::current().is_none() {
-            return 1;
-        }
+        let Some(server) = server::current() else { return 1 };
         server::remember_plugin(plugin);
+        if let Some(warning) = server.host().is_new() {
+            server.log(Level::Note, &super::c_text(&warning));
+        }
         INSTALLED.store(true, Ordering::Release);
         0
     })

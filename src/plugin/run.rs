@@ -30,6 +30,8 @@ static RUNNING: AtomicU64 = AtomicU64::new(0);
 
 /// How long a failed backup's workers are waited for.
 const SETTLE: Duration = Duration::from_millis(150);
+/// How long the next backup waits for them, on a machine that is busy.
+const TAIL: Duration = Duration::from_millis(800);
 
 /// The right to run a backup, of which there is one.
 struct Slot;
@@ -70,7 +72,7 @@ pub fn throttle(rate: u64) {
 pub fn back_up(server: &'static dyn Server, thd: Thd, dir: &Path) -> Result<()> {
     let session = server.session_id(thd);
     let _slot = Slot::claim(session)?;
-    if backup::is_running() {
+    if !settled(TAIL) {
         let text = "a backup of this process is running, or was ended and still hangs on its destination: wait for it";
         return Err(Error::new(libc::EBUSY, text));
     }
@@ -133,7 +135,7 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
     match backup::run(request, &mut caller) {
         Ok(report) => Ok(Report { lock_micros: lock_micros.load(Ordering::Acquire), ..report }),
         Err(error) => {
-            let settled = settle();
+            let settled = settled(SETTLE);
             if settled && error.errno != libc::EINTR {
                 tidy(frame);
             }
@@ -143,9 +145,9 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
 }
 
 /// Workers of a failed backup come back at once unless the destination hangs; the next SET should not meet them.
-/// False when they have not.
-fn settle() -> bool {
-    let end = Instant::now() + SETTLE;
+/// False when they have not in time.
+fn settled(limit: Duration) -> bool {
+    let end = Instant::now() + limit;
     while backup::is_running() {
         if Instant::now() >= end {
             return false;

@@ -25,7 +25,7 @@ use once_cell::sync::OnceCell;
 use tokudb_backup_abi::common::Thd;
 
 use crate::engine::error::{Error, Result};
-pub use host::{Flavour, Host};
+pub use host::{Flavour, Host, Recognised};
 pub use mariadb_sql::threads_are_gone;
 pub use mysql::remember_plugin;
 use replica::Replica;
@@ -123,7 +123,7 @@ pub fn current() -> Option<&'static dyn Server> {
     static CURRENT: OnceCell<Option<Box<dyn Server + Send>>> = OnceCell::new();
     CURRENT
         .get_or_init(|| {
-            let host = Host::recognise()?;
+            let Recognised::Server(host) = Host::recognise() else { return None };
             Some(match host.flavour {
                 Flavour::MySql => Box::new(mysql::MySql::new(host)),
                 Flavour::MariaDb => Box::new(mariadb::MariaDb::new(host)),

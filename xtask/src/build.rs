@@ -1,10 +1,10 @@
-//! `cargo xtask build [--release]`: the plugin and libHotBackup, one library under two names.
+//! `cargo xtask build [--release] [--portable]`: the plugin and libHotBackup, one library under two names.
 
-use crate::sh;
 use crate::{Failure, flags::Flags};
+use crate::{portable, sh};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::{fs, io};
 
 /// The names under which the library ships.
@@ -13,16 +13,28 @@ const NAMES: [&str; 2] = ["tokudb_backup.so", "libHotBackup.so"];
 /// The subcommand: its last line is the folder of the two files.
 pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     let mut flags = Flags::new(args);
-    let release = flags.switch("--release");
+    let (release, portable) = (flags.switch("--release"), flags.switch("--portable"));
     flags.end()?;
-    let dir = build(release)?;
+    let dir = if portable { build_portable(release)? } else { build(release)? };
     println!("{}", dir.display());
     Ok(ExitCode::SUCCESS)
 }
 
+const LIBRARY: [&str; 3] = ["--package", "tokudb_backup", "--lib"];
+
 /// Builds the library and returns `target/PROFILE/plugin`, where it now lies under both names.
 pub fn build(release: bool) -> Result<PathBuf> {
-    let mut cargo = sh::cargo(["build", "--package", "tokudb_backup", "--lib"]);
+    let mut cargo = sh::cargo(["build"]);
+    cargo.args(LIBRARY);
+    finish(cargo, release, |_| Ok(()))
+}
+
+/// The same for servers on glibc 2.17 or later, in a folder of the target's own.
+pub fn build_portable(release: bool) -> Result<PathBuf> {
+    finish(portable::cargo(&LIBRARY)?, release, portable::check)
+}
+
+fn finish(mut cargo: Command, release: bool, check: fn(&Path) -> Result<()>) -> Result<PathBuf> {
     if release {
         cargo.arg("--release");
     }
@@ -30,6 +42,7 @@ pub fn build(release: bool) -> Result<PathBuf> {
     // Messages to read stay on the standard error; the artifacts come as JSON, one object a line.
     let messages = sh::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     let library = messages.lines().find_map(cdylib).context("cargo did not say where the library is")?;
+    check(&library)?;
     let dir = library.parent().context("the library has no folder")?.join("plugin");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     place(&library, &dir).with_context(|| format!("cannot put the library into {}", dir.display()))?;

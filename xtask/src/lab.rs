@@ -7,6 +7,8 @@ use std::process::{Command, ExitCode};
 
 /// The variable that tells lab and its tests where the built libraries are.
 pub const PLUGIN_DIR: &str = "TOKUDB_BACKUP_PLUGIN_DIR";
+/// The same for the portable ones.
+pub const PORTABLE_DIR: &str = "TOKUDB_BACKUP_PORTABLE_DIR";
 
 /// The server of the demo when none is named.
 const DEMO_SERVER: &str = "mariadb-10.11";

@@ -11,6 +11,7 @@ mod lab;
 mod mtr;
 mod needs;
 mod paths;
+mod portable;
 mod servers;
 mod sh;
 mod test;
@@ -21,7 +22,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   servers [NAME...]                          fetch real servers below target/servers, apart from the system's own
-  build [--release]                          build tokudb_backup.so and libHotBackup.so; last line: their folder
+  build [--release] [--portable]             build tokudb_backup.so and libHotBackup.so; last line: their folder;
+                                             portable: for every server on glibc 2.17 or later
   demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
   soak --server NAME --rounds N [--seed S]   the same, again and again, source and image compared in the gate;
        [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
@@ -33,8 +35,8 @@ usage: cargo xtask COMMAND
   test                                       the whole test suite
   help                                       this text
 
-What is missing on the machine is installed with apt-get. Servers: mysql-5.6.24, mysql-9.7, mariadb-10.11
-(these three when none is named), mariadb-10.5, mariadb-11.8, mariadb-10.11-engines.
+What is missing on the machine is installed with apt-get. Servers: mysql-5.6.24, mysql-9.7, mariadb-10.5,
+mariadb-10.11, mariadb-11.8 (these five when none is named), mariadb-10.11-engines.
 ";
 
 /// Why a command did not do its job.

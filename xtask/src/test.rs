@@ -13,6 +13,7 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     step("what the machine needs", || {
         needs::install(&needs::CLIENT)?;
         needs::install(&needs::TWIN)?;
+        needs::install(&[&needs::PATCHELF, &needs::PYTHON_VENV])?;
         needs::rust_component("rustfmt", "fmt")?;
         needs::rust_component("clippy", "clippy")
     })?;
@@ -20,9 +21,20 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     step("lints", || {
         sh::run(&mut sh::cargo(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     })?;
-    step("servers", || servers::fetch(&servers::DEFAULT))?;
+    // The one waits for mirrors, the other for the compiler.
+    let portable = step("servers, portable plugin", || {
+        std::thread::scope(|scope| {
+            let portable = scope.spawn(|| build::build_portable(true));
+            let servers = servers::fetch(&servers::ALL);
+            let portable = portable.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            servers.and(portable)
+        })
+    })?;
     let plugins = step("plugin", || build::build(false))?;
-    let test = |words: &[&str]| sh::run(sh::cargo(["test"]).args(words).env(lab::PLUGIN_DIR, &plugins));
+    let test = |words: &[&str]| {
+        let mut cargo = sh::cargo(["test"]);
+        sh::run(cargo.args(words).env(lab::PLUGIN_DIR, &plugins).env(lab::PORTABLE_DIR, &portable))
+    };
     step("tests without a running server", || test(&["--workspace", "--exclude", "lab"]))?;
     step("model check", || {
         let model = ["--package", "tokudb_backup", "--features", "model", "--test", "model"];

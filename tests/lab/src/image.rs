@@ -100,7 +100,8 @@ pub fn place(original: &Server, backup: &Path, home: &Path) -> Result<Server> {
     let data = home.join("data");
     fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
     copy_tree(&backup.join(DATA), &data)?;
-    let mut options = Options { env: Vec::new(), preload: None, ..original.options.clone() };
+    let mut options =
+        Options { env: Vec::new(), preload: None, program: None, wrapper: None, ..original.options.clone() };
     if let Some(logs) = logs_outside(original) {
         let copy = home.join("binlog");
         copy_tree(&backup.join(LOGS), &copy)?;

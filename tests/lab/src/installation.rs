@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The servers that everything is proved on.
-pub const DEFAULT: [&str; 3] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.11"];
+pub const DEFAULT: [&str; 5] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
+
+/// MariaDB 10.5 in its own tree, on glibc 2.31, where only a portable library loads.
+pub const OWN_GLIBC: &str = "mariadb-10.5-own-glibc";
 
 /// Which of the two families a server is of, and how it is put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,19 @@ pub struct Installation {
     pub kind: Kind,
     /// Its directory below `target/servers`.
     pub dir: PathBuf,
+    /// The script there that runs a command where the server's libraries are.
+    enter: &'static str,
+}
+
+/// How one start of a server differs from others in what precedes its options.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start<'a> {
+    /// Variables of the server's environment.
+    pub env: &'a [(String, String)],
+    /// The only option file that it reads; none without.
+    pub defaults: Option<&'a Path>,
+    /// A program in place of the server's own, as the server's tree shows it.
+    pub program: Option<&'a Path>,
 }
 
 impl Installation {
@@ -43,7 +59,7 @@ impl Installation {
         let kind = match name {
             "mysql-5.6.24" => Kind::MySql56,
             "mysql-9.7" => Kind::MySql,
-            "mariadb-10.11" | "mariadb-10.11-engines" | "mariadb-11.8" => Kind::MariaDb,
+            "mariadb-10.11" | "mariadb-10.11-engines" | "mariadb-11.8" | OWN_GLIBC => Kind::MariaDb,
             "mariadb-10.5" => Kind::MariaDbOnHost,
             _ => bail!("there is no server `{name}`"),
         };
@@ -51,11 +67,12 @@ impl Installation {
         let servers = std::env::var_os("TOKUDB_BACKUP_SERVERS")
             .filter(|v| !v.is_empty())
             .map_or_else(|| workspace().join("target").join("servers"), PathBuf::from);
-        let dir = servers.join(name);
+        let (place, enter) = if name == OWN_GLIBC { ("mariadb-10.5", "enter-tree") } else { (name, "enter") };
+        let dir = servers.join(place);
         if !dir.join("finished").is_file() {
-            bail!("{} is not there: run `cargo xtask servers {name}` first", dir.display());
+            bail!("{} is not there: run `cargo xtask servers {place}` first", dir.display());
         }
-        Ok(Installation { name: name.into(), kind, dir })
+        Ok(Installation { name: name.into(), kind, dir, enter })
     }
 
     /// It is a MariaDB server.
@@ -103,16 +120,21 @@ impl Installation {
         Ok(found)
     }
 
-    /// The server's command line so far: run by `enter` (same process id), with `env` in the server's environment.
+    /// The server's command line so far: run by `enter` (same process id).
     ///
     /// `tmp` is the server's folder for temporary files, its own: a server that starts removes every temporary table
     /// that it finds there, also those of a server that runs.
-    pub fn server_command(&self, env: &[(String, String)], data: &Path, tmp: &Path) -> Command {
-        let mut command = Command::new(self.dir.join("enter"));
+    pub fn server_command(&self, start: Start<'_>, data: &Path, tmp: &Path) -> Command {
+        let mut command = Command::new(self.dir.join(self.enter));
         // `env` sets the variables for the server alone, not for the programs that lead to it.
-        command.arg("env").args(env.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg(self.seen(self.program_inside()));
-        command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+        command.arg("env").args(start.env.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(start.program.map_or_else(|| self.seen(self.program_inside()), Path::to_path_buf));
+        // First, as the servers want it.
+        command.arg(match start.defaults {
+            Some(file) => format!("--defaults-file={}", file.display()),
+            None => "--no-defaults".into(),
+        });
+        command.arg(format!("--datadir={}", data.display()));
         command.arg(format!("--tmpdir={}", tmp.display()));
         match self.kind {
             Kind::MySql56 => {
@@ -174,7 +196,7 @@ impl Installation {
         log: &Path,
         input: Option<&[u8]>,
     ) -> Result<()> {
-        let mut command = self.server_command(&[], data, tmp);
+        let mut command = self.server_command(Start::default(), data, tmp);
         command.arg("--user=root").args(options).arg(format!("--log-error={}", log.display()));
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::null()).stderr(Stdio::piped());

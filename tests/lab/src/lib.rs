@@ -3,6 +3,8 @@
 //! [`installation`] knows the servers that `cargo xtask servers` fetched, [`server`] runs one in a [`scratch`]
 //! directory with what was [`built`], [`client`] talks to it.
 //!
+//! [`plugged`] is what tests of the plugin itself share.
+//!
 //! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
 //! [`replication`] makes servers replicas of each other.
@@ -19,6 +21,7 @@ pub mod image;
 pub mod installation;
 pub mod ledger;
 pub mod load;
+pub mod plugged;
 pub mod process;
 pub mod replication;
 pub mod rng;

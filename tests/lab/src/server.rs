@@ -1,14 +1,14 @@
 //! One running server: created or put over an existing data directory, started, stopped, killed, connected to.
 
 use crate::client::{Conn, ConnOptions, SqlError};
-use crate::installation::Installation;
+use crate::installation::{Installation, Start};
 use crate::process::{kill, signal, spawn_bound, wait_until};
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longest wait for a server to come up (crash recovery included) or to go down.
@@ -21,6 +21,13 @@ pub struct Options {
     pub args: Vec<String>,
     /// A library to preload into the server (`LD_PRELOAD`).
     pub preload: Option<PathBuf>,
+    /// The option file that it reads; none without.
+    pub defaults: Option<PathBuf>,
+    /// A copy of the server's program, changed, to be run in its place.
+    pub program: Option<PathBuf>,
+    /// A program that gets the whole command line and starts the server, as mysqld_safe does. It passes SIGTERM on,
+    /// and the library is preloaded into it and all that it starts.
+    pub wrapper: Option<PathBuf>,
     /// Libraries that INSTALL PLUGIN shall find beside the server's own plugins, under their file names.
     pub plugins: Vec<PathBuf>,
     /// Variables of the server's environment.
@@ -84,10 +91,22 @@ impl Server {
         }
         let plugins = self.fill_plugin_dir()?;
         let mut env = self.options.env.clone();
-        if let Some(library) = &self.options.preload {
-            env.push(("LD_PRELOAD".into(), library.display().to_string()));
+        let preload = self.options.preload.as_ref();
+        let preload = preload.map(|library| ("LD_PRELOAD".to_owned(), library.display().to_string()));
+        if self.options.wrapper.is_none() {
+            env.extend(preload.clone());
         }
-        let mut command = self.installation.server_command(&env, &self.data, &self.tmp());
+        let start = Start {
+            env: &env,
+            defaults: self.options.defaults.as_deref(),
+            program: self.options.program.as_deref(),
+        };
+        let mut command = self.installation.server_command(start, &self.data, &self.tmp());
+        if let Some(wrapper) = &self.options.wrapper {
+            let mut outer = Command::new(wrapper);
+            outer.arg(command.get_program()).args(command.get_args()).envs(preload);
+            command = outer;
+        }
         command
             .arg(format!("--user={}", self.options.user.unwrap_or(0)))
             .args(self.installation.running_options())

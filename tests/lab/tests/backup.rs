@@ -39,8 +39,18 @@ fn mysql_9_7() {
 }
 
 #[test]
+fn mariadb_10_5() {
+    backups_are_exact("mariadb-10.5", Binlog::Inside);
+}
+
+#[test]
 fn mariadb_10_11() {
     backups_are_exact("mariadb-10.11", Binlog::Outside);
+}
+
+#[test]
+fn mariadb_11_8() {
+    backups_are_exact("mariadb-11.8", Binlog::Inside);
 }
 
 /// A copy that knows nothing of the writes beside it passes by luck at most.

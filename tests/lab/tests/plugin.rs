@@ -1,158 +1,22 @@
 //! The plugin as SQL sees it, on every server: life, metadata, refusals, privileges, what others can do to a running
-//! backup, the DDL lock. What a backup contains is proved elsewhere.
+//! backup, the DDL lock. Ways to bring the library in are in `matrix.rs`, what each statement does is in
+//! `semantics.rs`, what a backup contains is proved elsewhere.
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lab::client::{Conn, ConnOptions, SqlError};
+use lab::client::ConnOptions;
+use lab::plugged::{
+    INSTALL, Plugged as Lab, UNINSTALL, backs_up, code, last, refused, set_dir, status, wait_for,
+};
 use lab::scratch::Scratch;
-use lab::server::{Options, Server};
 
-const INSTALL: &str = "INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'";
-const UNINSTALL: &str = "UNINSTALL PLUGIN tokudb_backup";
-/// Longest wait for what should come at once.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What KILL and a lost client may take: a second (P28), and more on a machine that does other things beside.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-macro_rules! on_every_server {
-    ($($theme:ident)*) => {$(
-        mod $theme {
-            #[test]
-            fn mysql_5_6() {
-                super::$theme("mysql-5.6.24");
-            }
-            #[test]
-            fn mysql_9_7() {
-                super::$theme("mysql-9.7");
-            }
-            #[test]
-            fn mariadb_10_11() {
-                super::$theme("mariadb-10.11");
-            }
-        }
-    )*};
-}
-
-on_every_server! { life command_line metadata refusals privileges running shutdown ddl_lock preloaded log_directories }
-
-/// A server that can install the plugin, and a folder for its backups.
-struct Lab {
-    server: Server,
-    backups: PathBuf,
-    _scratch: Scratch,
-}
-
-impl Lab {
-    fn new(name: &str, args: &[String]) -> Lab {
-        Lab::preloading(name, args, None)
-    }
-
-    fn preloading(name: &str, args: &[String], preload: Option<PathBuf>) -> Lab {
-        let scratch = Scratch::new(&format!("plugin-{name}")).unwrap();
-        let backups = scratch.path().join("backups");
-        fs::create_dir(&backups).unwrap();
-        let options = Options {
-            args: args.to_vec(),
-            preload,
-            plugins: vec![lab::built::plugin().unwrap()],
-            ..Options::default()
-        };
-        let mut server = Server::create(name, scratch.path(), options).unwrap();
-        server.start().unwrap();
-        Lab { server, backups, _scratch: scratch }
-    }
-
-    fn installed(name: &str) -> (Lab, Conn) {
-        let lab = Lab::new(name, &[]);
-        let mut conn = lab.server.connect().unwrap();
-        conn.exec(INSTALL).unwrap();
-        (lab, conn)
-    }
-
-    fn backup(&self, name: &str) -> PathBuf {
-        self.backups.join(name)
-    }
-
-    fn is_mariadb(&self) -> bool {
-        self.server.installation.is_mariadb()
-    }
-
-    fn is_mysql_8(&self) -> bool {
-        self.server.installation.name == "mysql-9.7"
-    }
-
-    /// Connects as an account without password.
-    fn connect_as(&self, user: &str) -> Conn {
-        Conn::connect(&ConnOptions { user: user.into(), ..self.server.conn_options() }).unwrap()
-    }
-
-    /// Starts a backup that stands still in its first copying, on a connection of its own.
-    fn paused(&self, dir: &Path, options: &ConnOptions) -> (u64, JoinHandle<Result<(), SqlError>>) {
-        let mut conn = Conn::connect(options).unwrap();
-        let id = conn.id();
-        conn.exec("SET tokudb_backup_throttle = 0").unwrap();
-        let sql = set_dir(dir);
-        let thread = std::thread::spawn(move || conn.exec(sql).map(drop));
-        let mut looker = self.server.connect().unwrap();
-        wait_for("a paused backup", || status(&mut looker, "state") == "copying");
-        (id, thread)
-    }
-}
-
-fn set_dir(dir: &Path) -> String {
-    format!("SET tokudb_backup_dir = '{}'", dir.display())
-}
-
-fn status(conn: &mut Conn, name: &str) -> String {
-    let rows = conn.query(format!("SHOW GLOBAL STATUS LIKE 'tokudb_backup_{name}'")).unwrap().texts();
-    assert_eq!(rows.len(), 1, "{name}");
-    rows[0][1].clone()
-}
-
-/// Errno and text of the session's last backup, and its directory.
-fn last(conn: &mut Conn) -> [String; 3] {
-    let sql = "SELECT @@tokudb_backup_last_error, @@tokudb_backup_last_error_string, @@tokudb_backup_dir";
-    let mut rows = conn.query(sql).unwrap().texts();
-    rows.remove(0).try_into().unwrap()
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[track_caller]
-fn code(conn: &mut Conn, sql: impl AsRef<[u8]>) -> u32 {
-    conn.query(sql).map_or_else(|error| error.code, |_| 0)
-}
-
-/// The statement fails with this code and errno; the session remembers errno and text, and nothing else changed.
-#[track_caller]
-fn refused(conn: &mut Conn, sql: impl AsRef<[u8]>, code: u32, errno: i32, text: &str) {
-    let before = last(conn)[2].clone();
-    let error = conn.query(&sql).expect_err(&String::from_utf8_lossy(sql.as_ref()));
-    assert_eq!(error.code, code, "{error}");
-    assert!(error.message.contains(text), "{error} does not tell '{text}'");
-    let [last_errno, last_text, dir] = last(conn);
-    assert_eq!(last_errno, errno.to_string(), "{error}");
-    assert!(last_text.starts_with(&error.message), "{last_text}, not {}", error.message);
-    assert_eq!(dir, before, "a failed SET leaves the old value");
-}
-
-#[track_caller]
-fn backs_up(conn: &mut Conn, dir: &Path) {
-    conn.exec(set_dir(dir)).unwrap();
-    assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), dir.display().to_string()]);
-    assert!(dir.join("backup_manifest").is_file() && dir.join("mysql_data_dir").is_dir());
-    assert!(!dir.join("backup_incomplete").exists());
-}
+lab::on_every_server! { life command_line metadata refusals privileges running ddl_lock log_directories }
 
 fn life(name: &str) {
     let mut lab = Lab::new(name, &[]);
@@ -365,7 +229,6 @@ fn refusals(name: &str) {
     refused(conn, long, 1105, libc::ENAMETOOLONG, "4097 bytes");
     refused(conn, "SET tokudb_backup_dir = X'2f746d702fff'", 1105, libc::EINVAL, "UTF-8");
     refused(conn, "SET tokudb_backup_dir = X'2f746d702f0078'", 1105, libc::EINVAL, "");
-    assert_eq!(code(conn, "SET tokudb_backup_dir = 5"), 1232);
 
     // Of the place.
     let data = lab.server.data().to_owned();
@@ -415,51 +278,27 @@ fn refusals(name: &str) {
         assert!(!never.exists());
     }
 
-    // Of the scope; the global value never changes.
-    let never = set_dir(&lab.backup("never"));
-    let scopes: &[&str] =
-        if lab.is_mysql_8() { &["GLOBAL ", "@@global.", "PERSIST "] } else { &["GLOBAL ", "@@global."] };
-    for scope in scopes {
-        refused(conn, never.replace("SET ", &format!("SET {scope}")), 1228, libc::EINVAL, "SESSION variable");
-    }
-    assert_eq!(code(conn, "SET GLOBAL tokudb_backup_dir = DEFAULT"), 0);
-    assert_eq!(conn.value("SELECT @@global.tokudb_backup_dir").unwrap(), None);
-    assert!(!lab.backup("never").exists());
-
-    // = DEFAULT runs nothing, and is no backup that succeeded.
-    refused(conn, "SET tokudb_backup_dir = ''", 1105, libc::EINVAL, "");
+    // = DEFAULT is no backup that succeeded.
     conn.exec("SET tokudb_backup_dir = DEFAULT").unwrap();
     let [errno, _, dir] = last(conn);
     assert_eq!((&*errno, &*dir), ("22", "NULL"));
-
-    // Ways to say it.
-    for (i, scope) in ["SESSION ", "@@session.", "LOCAL ", "@@"].iter().enumerate() {
-        let dir = lab.backup(&format!("scope-{i}"));
-        conn.exec(set_dir(&dir).replace("SET ", &format!("SET {scope}"))).unwrap();
-        assert_eq!(last(conn)[0], "0");
-        assert!(dir.join("backup_manifest").is_file());
-    }
-    conn.exec("PREPARE s FROM 'SET tokudb_backup_dir = ?'").unwrap();
-    conn.exec(format!("SET @d = '{}'", lab.backup("prepared").display())).unwrap();
-    conn.exec("EXECUTE s USING @d").unwrap();
+    // What a handler sees.
     let handler = "CREATE PROCEDURE d.p() BEGIN DECLARE EXIT HANDLER FOR SQLEXCEPTION \
                    SELECT @@tokudb_backup_last_error; SET tokudb_backup_dir = 'relative'; END";
     conn.exec(handler).unwrap();
     assert_eq!(conn.value("CALL d.p()").unwrap().as_deref(), Some("22"));
     if lab.is_mariadb() {
-        // What is put back afterwards is not backed up to.
-        let old = last(conn)[2].clone();
-        let statement = lab.backup("statement");
-        conn.exec(format!("SET STATEMENT tokudb_backup_dir = '{}' FOR SELECT 1", statement.display()))
-            .unwrap();
-        assert!(statement.join("backup_manifest").is_file());
-        assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), old.clone()]);
+        // SET STATEMENT puts the old value back.
+        let old = lab.backup("old");
+        backs_up(conn, &old);
+        conn.exec(format!(
+            "SET STATEMENT tokudb_backup_dir = '{}' FOR SELECT 1",
+            lab.backup("new").display()
+        ))
+        .unwrap();
+        assert_eq!(last(conn), ["0".to_owned(), "NULL".to_owned(), old.display().to_string()]);
         conn.exec("SET STATEMENT tokudb_backup_dir = DEFAULT FOR SELECT 1").unwrap();
-        assert_eq!(last(conn)[2], old);
-        // Twice in a plain SET is two backups.
-        let [one, two] = ["one", "two"].map(|name| lab.backup(name));
-        conn.exec(format!("{}, tokudb_backup_dir = '{}'", set_dir(&one), two.display())).unwrap();
-        assert!(one.join("backup_manifest").is_file() && two.join("backup_manifest").is_file());
+        assert_eq!(last(conn)[2], old.display().to_string());
     }
 }
 
@@ -472,12 +311,8 @@ fn privileges(name: &str) {
     {
         refused(&mut joe, sql, 1227, libc::EPERM, "privilege");
     }
-    for sql in ["SET tokudb_backup_throttle = 1", "SET tokudb_backup_throttle = DEFAULT"] {
-        assert_eq!(code(&mut joe, sql), 1227, "{sql}");
-    }
+    assert_eq!(code(&mut joe, "SET tokudb_backup_throttle = DEFAULT"), 1227);
     assert_eq!(joe.value("SELECT @@tokudb_backup_throttle").unwrap().as_deref(), Some(GREATEST));
-    joe.exec("SET tokudb_backup_exclude = 'x', tokudb_backup_lock = OFF, tokudb_backup_dir = DEFAULT")
-        .unwrap();
     assert!(!never.exists());
     let grants: &[&str] = if lab.is_mysql_8() { &["BACKUP_ADMIN", "SUPER"] } else { &["SUPER"] };
     for privilege in grants {
@@ -552,18 +387,6 @@ fn running(name: &str) {
     backs_up(&mut conn, &lab.backup("last"));
 }
 
-fn shutdown(name: &str) {
-    let (mut lab, _conn) = Lab::installed(name);
-    let dir = lab.backup("cut");
-    let (_, backup) = lab.paused(&dir, &lab.server.conn_options());
-    let begin = Instant::now();
-    lab.server.stop().unwrap();
-    // The server's own shutdown takes up to 3.5 s here.
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-    assert!(backup.join().unwrap().is_err());
-    assert!(dir.join("backup_incomplete").is_file() && !dir.join("backup_manifest").exists());
-}
-
 fn ddl_lock(name: &str) {
     let (lab, mut conn) = Lab::installed(name);
     conn.exec("CREATE DATABASE d").unwrap();
@@ -628,24 +451,6 @@ fn ddl_lock(name: &str) {
     holder.exec("UNLOCK TABLES").unwrap();
     backup.join().unwrap().unwrap();
     assert_ne!(status(&mut conn, "lock_microseconds"), "0");
-
-    // The session's own transaction is not touched.
-    conn.exec("BEGIN").unwrap();
-    conn.exec("INSERT INTO d.t VALUES (1)").unwrap();
-    backs_up(&mut conn, &lab.backup("in-transaction"));
-    conn.exec("ROLLBACK").unwrap();
-    assert_eq!(conn.value("SELECT COUNT(*) FROM d.t").unwrap().as_deref(), Some("0"));
-}
-
-fn preloaded(name: &str) {
-    let library = lab::built::hot_backup().unwrap();
-    let lab = Lab::preloading(name, &[], Some(library));
-    let mut conn = lab.server.connect().unwrap();
-    for round in ["first", "second"] {
-        conn.exec(INSTALL).unwrap();
-        backs_up(&mut conn, &lab.backup(round));
-        conn.exec(UNINSTALL).unwrap();
-    }
 }
 
 fn log_directories(name: &str) {

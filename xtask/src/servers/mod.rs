@@ -2,7 +2,8 @@
 //!
 //! A finished server is a directory with
 //! * `enter`: a script that runs a command where the server's libraries are found, under the caller's process id
-//!   (a Debian server in its own tree by a private mount namespace, with the machine's own folders bound in);
+//!   (a Debian server in its own tree by a private mount namespace, with the machine's own folders bound in), and for
+//!   a server that also runs on an older glibc of its own, `enter-tree`, which does so there;
 //! * `finished`: the stamp, written last; without it (or with another recipe's) the server is fetched again.
 
 mod debian;
@@ -20,8 +21,8 @@ use std::{fs, io};
 struct Known {
     name: &'static str,
     from: From,
-    /// How its `enter` script goes on after the common head.
-    enter: &'static str,
+    /// Its scripts `enter`: their names, and how they go on after the common head.
+    enter: &'static [(&'static str, &'static str)],
 }
 
 /// Where a server comes from.
@@ -33,8 +34,10 @@ enum From {
 }
 
 const HEAD: &str = include_str!("enter.sh");
-const IN_OWN_TREE: &str = include_str!("enter-tree.sh");
-const ON_HOST: &str = include_str!("enter-host.sh");
+const TREE: &str = include_str!("enter-tree.sh");
+const IN_OWN_TREE: &[(&str, &str)] = &[("enter", TREE)];
+const ON_HOST: &[(&str, &str)] = &[("enter", include_str!("enter-host.sh"))];
+const ON_HOST_OR_IN_OWN_TREE: &[(&str, &str)] = &[ON_HOST[0], ("enter-tree", TREE)];
 
 const KNOWN: [Known; 6] = [
     Known {
@@ -52,9 +55,29 @@ const KNOWN: [Known; 6] = [
         enter: IN_OWN_TREE,
     },
     Known {
+        name: "mariadb-10.5",
+        from: From::Debian(debian::Recipe {
+            suite: "bullseye",
+            packages: &["mariadb-server-core-10.5", "mariadb-client-core-10.5", "mysql-common", "coreutils"],
+            // A library that is built here does not load on this release's glibc: it runs on the machine's; a
+            // portable one does.
+            only_libraries: &["libaio.so.1", "libcrypto.so.1.1", "libsnappy.so.1", "libssl.so.1.1"],
+        }),
+        enter: ON_HOST_OR_IN_OWN_TREE,
+    },
+    Known {
         name: "mariadb-10.11",
         from: From::Debian(debian::Recipe {
             suite: "bookworm",
+            packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
+            only_libraries: &[],
+        }),
+        enter: IN_OWN_TREE,
+    },
+    Known {
+        name: "mariadb-11.8",
+        from: From::Debian(debian::Recipe {
+            suite: "trixie",
             packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
             only_libraries: &[],
         }),
@@ -73,25 +96,6 @@ const KNOWN: [Known; 6] = [
                 "mysql-common",
                 "coreutils",
             ],
-            only_libraries: &[],
-        }),
-        enter: IN_OWN_TREE,
-    },
-    Known {
-        name: "mariadb-10.5",
-        from: From::Debian(debian::Recipe {
-            suite: "bullseye",
-            packages: &["mariadb-server-core-10.5", "mariadb-client-core-10.5", "mysql-common"],
-            // A library that is built here does not load on this release's glibc: it runs on the machine's.
-            only_libraries: &["libaio.so.1", "libcrypto.so.1.1", "libsnappy.so.1", "libssl.so.1.1"],
-        }),
-        enter: ON_HOST,
-    },
-    Known {
-        name: "mariadb-11.8",
-        from: From::Debian(debian::Recipe {
-            suite: "trixie",
-            packages: &["mariadb-server-core", "mariadb-client-core", "mysql-common", "coreutils"],
             only_libraries: &[],
         }),
         enter: IN_OWN_TREE,
@@ -152,8 +156,12 @@ const MARIADB_RUNNER: &[&str] = &[
     "perl",
 ];
 
-/// The servers that demo, soak and tests run on.
-pub const DEFAULT: [&str; 3] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.11"];
+/// The servers that tests run on.
+pub const DEFAULT: [&str; 5] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
+
+/// What the test suite needs: these, and the engines that Debian packages apart.
+pub const ALL: [&str; 6] =
+    ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8", "mariadb-10.11-engines"];
 
 /// The subcommand.
 pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
@@ -235,16 +243,19 @@ impl Known {
         Ok(())
     }
 
-    /// Puts the script in place, by rename: another process may be reading it.
+    /// Puts the scripts in place, by rename: another process may be reading them.
     fn write_enter(&self, dir: &Path) -> Result<()> {
-        let (enter, fresh) = (dir.join("enter"), dir.join("enter.new"));
-        let script = format!("{HEAD}{}", self.enter);
-        if fs::read_to_string(&enter).is_ok_and(|found| found == script) {
-            return Ok(());
+        for (name, body) in self.enter {
+            let (enter, fresh) = (dir.join(name), dir.join("enter.new"));
+            let script = format!("{HEAD}{body}");
+            if fs::read_to_string(&enter).is_ok_and(|found| found == script) {
+                continue;
+            }
+            fs::write(&fresh, script)?;
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
+            fs::rename(&fresh, &enter).with_context(|| format!("cannot write {}", enter.display()))?;
         }
-        fs::write(&fresh, script)?;
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&fresh, &enter).with_context(|| format!("cannot write {}", enter.display()))
+        Ok(())
     }
 
     /// What the stamp says: where what lies in the directory came from.
