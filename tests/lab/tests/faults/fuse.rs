@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
 /// Nothing is cached: what the directory says now is what counts.
@@ -135,7 +135,7 @@ macro_rules! answers {
     )*};
 }
 
-answers! { ReplyAttr ReplyCreate ReplyDirectory ReplyEmpty ReplyEntry ReplyOpen ReplyWrite }
+answers! { ReplyAttr ReplyCreate ReplyData ReplyDirectory ReplyEmpty ReplyEntry ReplyOpen ReplyWrite }
 
 fn path_only(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)
@@ -394,6 +394,32 @@ impl Filesystem for Passing {
         self.pass(None, reply, create, |reply, (attr, handle)| {
             reply.created(&TTL, &attr, Generation(0), handle, FopenFlags::empty());
         });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let read = move |fs: &Shared| {
+            let (file, mut data) = (fs.opened(handle)?, vec![0; size as usize]);
+            let mut done = 0;
+            while done < data.len() {
+                match file.read_at(&mut data[done..], offset + done as u64)? {
+                    0 => break,
+                    more => done += more,
+                }
+            }
+            data.truncate(done);
+            Ok(data)
+        };
+        self.pass(None, reply, read, |reply, data| reply.data(&data));
     }
 
     fn write(
