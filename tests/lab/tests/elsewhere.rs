@@ -164,13 +164,6 @@ fn has_no_log(table: &str) -> bool {
     matches!(&*table.to_lowercase(), "d.myisam" | "d.aria")
 }
 
-/// `--name=value` for each line of the option file.
-fn options_of(backup: &Path) -> Vec<String> {
-    let text = fs::read_to_string(backup.join("backup_my.cnf")).unwrap();
-    let lines = text.lines().filter_map(|line| line.split_once(" = "));
-    lines.map(|(name, value)| format!("--{name}={}", value.trim_matches('"'))).collect()
-}
-
 fn all_over_the_machine(name: &str) {
     let machine = Machine::new(name);
     let server = &machine.server;
@@ -213,7 +206,8 @@ fn all_over_the_machine(name: &str) {
     // A server over a copy, told what the backup says, while the original runs.
     let copy = machine.place("copy");
     copy_tree(&backup, &copy).unwrap();
-    let options = Options { args: options_of(&copy), ..server.options.clone() };
+    let defaults = Some(copy.join("backup_my.cnf"));
+    let options = Options { args: vec!["--server-id=1".into()], defaults, ..server.options.clone() };
     let mut restored =
         Server::over(name, &machine.place("restored"), &copy.join("mysql_data_dir"), options).unwrap();
     restored.start().unwrap();
