@@ -57,6 +57,7 @@ impl Caller for SessionCaller {
     fn poll(&mut self, progress: &Snapshot) -> Result<()> {
         interrupted(self.server, self.thd)?;
         self.state.show(&state_line(progress));
+        self.state.show_part(progress.bytes_done, progress.bytes_total);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokudb_backup_abi::common::Thd;
 
-use crate::server::Server;
+use crate::server::{Part, Server};
 
 const LINES: usize = 1024;
 const LENGTH: usize = 512;
@@ -26,6 +26,8 @@ pub struct StateLine {
     before: *const c_char,
     shown: String,
     next: Instant,
+    /// The server shows how far it is.
+    has_part: bool,
 }
 
 impl StateLine {
@@ -33,7 +35,14 @@ impl StateLine {
     pub fn new(server: &'static dyn Server, thd: Thd, text: &str) -> Self {
         // SAFETY: a line of the ring is never freed.
         let before = unsafe { server.set_state(thd, store(text)) };
-        StateLine { server, thd, before, shown: text.to_owned(), next: Instant::now() + INTERVAL }
+        StateLine {
+            server,
+            thd,
+            before,
+            shown: text.to_owned(),
+            next: Instant::now() + INTERVAL,
+            has_part: false,
+        }
     }
 
     /// Shows `text` unless the last change is too recent.
@@ -47,10 +56,19 @@ impl StateLine {
         // SAFETY: a line of the ring is never freed.
         unsafe { self.server.set_state(self.thd, store(text)) };
     }
+
+    /// Shows how far the first copying is, in bytes.
+    pub fn show_part(&mut self, done: u64, total: u64) {
+        let first = !std::mem::replace(&mut self.has_part, true);
+        self.server.show_progress(self.thd, Some(Part { first, done, total }));
+    }
 }
 
 impl Drop for StateLine {
     fn drop(&mut self) {
+        if self.has_part {
+            self.server.show_progress(self.thd, None);
+        }
         // SAFETY: `before` is the server's own line.
         unsafe { self.server.set_state(self.thd, self.before) };
     }

@@ -8,7 +8,7 @@ use tokudb_backup_abi::common::Thd;
 use super::mysql::SetProcInfo;
 use super::replica::{self, Dialect, Replica};
 use super::symbols::function;
-use super::{DdlLock, Host, Level, Server, mariadb_replica, mariadb_sql};
+use super::{DdlLock, Host, Level, Part, Server, mariadb_replica, mariadb_sql};
 use crate::engine::error::{Error, Result};
 
 /// `privilege_t::SUPER_ACL` (privilege.h: 1 << 15 from 10.5 to 11.8).
@@ -25,10 +25,18 @@ pub struct MariaDb {
     query_id: Option<unsafe extern "C" fn(Thd) -> u64>,
     test_options: Option<unsafe extern "C" fn(Thd, i64) -> c_int>,
     set_state: Option<SetProcInfo>,
+    progress: Option<Progress>,
     message: Option<unsafe extern "C" fn(c_uint, *const c_char, u64)>,
     log_error: Option<unsafe extern "C" fn(*const c_char, ...)>,
     log_note: Option<unsafe extern "C" fn(*const c_char, ...)>,
     check_access: Option<unsafe extern "C" fn(Thd, u64, bool) -> bool>,
+}
+
+/// service_progress_report.h of 10.5 to 11.8.
+struct Progress {
+    init: unsafe extern "C" fn(Thd, c_uint),
+    report: unsafe extern "C" fn(Thd, u64, u64),
+    end: unsafe extern "C" fn(Thd),
 }
 
 impl MariaDb {
@@ -45,6 +53,13 @@ impl MariaDb {
                 query_id: function(&[c"thd_query_id"]),
                 test_options: function(&[c"thd_test_options"]),
                 set_state: function(&[c"set_thd_proc_info"]),
+                progress: (|| {
+                    Some(Progress {
+                        init: function(&[c"thd_progress_init"])?,
+                        report: function(&[c"thd_progress_report"])?,
+                        end: function(&[c"thd_progress_end"])?,
+                    })
+                })(),
                 message: function(&[c"my_message"]),
                 log_error: function(&[c"_Z15sql_print_errorPKcz"]),
                 log_note: function(&[c"_Z21sql_print_informationPKcz"]),
@@ -92,6 +107,22 @@ impl Server for MariaDb {
         let Some(set) = self.set_state else { return std::ptr::null() };
         // SAFETY: `thd` is the calling thread's session; the caller vouches for `state`; the rest is static.
         unsafe { set(thd, state, c"backup".as_ptr(), c"tokudb_backup".as_ptr(), 0) }
+    }
+
+    fn show_progress(&self, thd: Thd, part: Option<Part>) {
+        let Some(progress) = &self.progress else { return };
+        // SAFETY: `thd` is the calling thread's session.
+        unsafe {
+            match part {
+                Some(Part { first, done, total }) => {
+                    if first {
+                        (progress.init)(thd, 1);
+                    }
+                    (progress.report)(thd, done.min(total), total.max(1));
+                }
+                None => (progress.end)(thd),
+            }
+        }
     }
 
     fn raise(&self, code: u32, message: &CStr) {

@@ -56,6 +56,17 @@ impl DdlLock {
     }
 }
 
+/// How far a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// This is the first that is told.
+    pub first: bool,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes to do in all.
+    pub total: u64,
+}
+
 /// The server around us. Every method that takes a session must be called on that session's thread.
 pub trait Server: Sync {
     /// Which one it is.
@@ -82,6 +93,10 @@ pub trait Server: Sync {
     /// # Safety
     /// `state` is null or a NUL-terminated string that is never freed.
     unsafe fn set_state(&self, thd: Thd, state: *const c_char) -> *const c_char;
+
+    /// Shows how far the statement is, where the server has a place for that (MariaDB's PROGRESS column, and clients
+    /// that show it): the first call begins. `None`: it is over.
+    fn show_progress(&self, _thd: Thd, _part: Option<Part>) {}
 
     /// Makes the current statement fail with this error, unless it has failed already.
     fn raise(&self, code: u32, message: &CStr);

@@ -217,3 +217,25 @@ fn memory_mapped_files_of_mroonga() {
     conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display())).unwrap();
     assert!(backup.join("backup_manifest").is_file());
 }
+
+/// With MariaDB's metadata_lock_info, who keeps DDL from being held off is named with certainty.
+#[test]
+fn metadata_lock_info_names_the_holder() {
+    let scratch = Scratch::new("holder").unwrap();
+    let server = start(ENGINES, &scratch);
+    let mut conn = server.connect().unwrap();
+    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec("INSTALL SONAME 'metadata_lock_info'").unwrap();
+    conn.exec("CREATE DATABASE d").unwrap();
+    conn.exec("CREATE TABLE d.t (a INT)").unwrap();
+    let mut bystander = server.connect().unwrap();
+    bystander.query("SELECT 1").unwrap();
+    let mut holder = server.connect().unwrap();
+    holder.exec("LOCK TABLES d.t WRITE").unwrap();
+    conn.exec("SET tokudb_backup_lock_timeout = 1").unwrap();
+    let sql = format!("SET tokudb_backup_dir = '{}'", scratch.path().join("backup").display());
+    let error = conn.exec(sql).unwrap_err();
+    let named = format!("connection {} holds ", holder.id());
+    assert!(error.message.contains(&named), "{error}");
+    assert!(!error.message.contains(&format!("connection {} ", bystander.id())), "{error}");
+}

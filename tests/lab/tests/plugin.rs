@@ -343,6 +343,14 @@ fn running(name: &str) {
         // No lock is held that monitoring would wait for.
         conn.query("SELECT COUNT(*) FROM performance_schema.variables_by_thread").unwrap();
     }
+    if lab.is_mariadb() {
+        let sql = format!("SELECT PROGRESS FROM information_schema.PROCESSLIST WHERE ID = {id}");
+        conn.exec("SET tokudb_backup_throttle = 20000000").unwrap();
+        wait_for("the progress column", || {
+            let part: f64 = conn.value(&sql).unwrap().unwrap().parse().unwrap();
+            part > 0.0 && part < 100.0
+        });
+    }
     conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
     backup.join().unwrap().unwrap();
     assert!(dir.join("backup_manifest").is_file());
