@@ -6,6 +6,7 @@ use crate::scratch::Scratch;
 use crate::server::{Options, Server};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -180,4 +181,45 @@ pub fn is_complete(dir: &Path) -> bool {
     let sizes = images.map(|image| crate::image::size(&image).unwrap());
     let (bytes, files) = sizes.fold((0, 0), |all, image| (all.0 + image.0, all.1 + image.1));
     manifest.files > 0 && (bytes, files) == (manifest.bytes, manifest.files)
+}
+
+/// How many rows of each table were acknowledged when a backup began, and when the writer had ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    /// At the beginning of the backup.
+    pub before: u64,
+    /// At the end.
+    pub after: u64,
+}
+
+/// Takes a backup to `dir` while a session, made ready by `prepare`, writes rows 0, 1, 2 ... by `write`.
+pub fn backed_up_under_writes(
+    server: &Server,
+    dir: &Path,
+    prepare: impl Fn(&mut Conn) + Sync,
+    write: impl Fn(&mut Conn, u64) + Sync,
+) -> Acknowledged {
+    /// Rows before the backup begins.
+    const ROWS: u64 = 30;
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let before = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut writer = server.connect().unwrap();
+            prepare(&mut writer);
+            while !stop.load(Ordering::SeqCst) {
+                let id = written.load(Ordering::SeqCst);
+                write(&mut writer, id);
+                written.store(id + 1, Ordering::SeqCst);
+            }
+        });
+        while written.load(Ordering::SeqCst) < ROWS && !writer.is_finished() {
+            std::thread::yield_now();
+        }
+        let before = written.load(Ordering::SeqCst);
+        let taken = server.connect().and_then(|mut conn| conn.exec(set_dir(dir)));
+        stop.store(true, Ordering::SeqCst);
+        taken.unwrap();
+        before
+    });
+    Acknowledged { before, after: written.load(Ordering::SeqCst) }
 }

@@ -4,42 +4,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lab::client::Conn;
 use lab::image::files_in_use;
 use lab::installation::copy_tree;
+use lab::plugged::{INSTALL, backed_up_under_writes};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
-macro_rules! on_every_server {
-    ($($theme:ident)*) => {$(
-        mod $theme {
-            #[test]
-            fn mysql_5_6() {
-                super::$theme("mysql-5.6.24");
-            }
-            #[test]
-            fn mysql_9_7() {
-                super::$theme("mysql-9.7");
-            }
-            #[test]
-            fn mariadb_10_5() {
-                super::$theme("mariadb-10.5");
-            }
-            #[test]
-            fn mariadb_10_11() {
-                super::$theme("mariadb-10.11");
-            }
-            #[test]
-            fn mariadb_11_8() {
-                super::$theme("mariadb-11.8");
-            }
-        }
-    )*};
-}
-
-on_every_server! { all_over_the_machine a_directory_that_comes_too_late }
+lab::on_every_server! { all_over_the_machine a_directory_that_comes_too_late }
 
 /// Directories outside of the data directory.
 const PLACES: [&str; 12] = [
@@ -168,7 +141,7 @@ fn all_over_the_machine(name: &str) {
     let machine = Machine::new(name);
     let server = &machine.server;
     let mut conn = server.connect().unwrap();
-    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec(INSTALL).unwrap();
     let tables = machine.make_tables(&mut conn);
     // Not the server's.
     fs::write(machine.place("logs").join("stranger"), "x").unwrap();
@@ -176,27 +149,16 @@ fn all_over_the_machine(name: &str) {
 
     // Where the destination lies in a directory with tables, and writes go on.
     let backup = machine.place("tables").join("backups/monday");
-    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
-    let before = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut writer = server.connect().unwrap();
-            while !stop.load(Ordering::SeqCst) {
-                let id = written.load(Ordering::SeqCst);
-                for table in &tables {
-                    writer.exec(format!("INSERT INTO {table} VALUES ({id}, REPEAT('v', 150))")).unwrap();
-                }
-                written.store(id + 1, Ordering::SeqCst);
+    let rows = backed_up_under_writes(
+        server,
+        &backup,
+        |_| {},
+        |writer, id| {
+            for table in &tables {
+                writer.exec(format!("INSERT INTO {table} VALUES ({id}, REPEAT('v', 150))")).unwrap();
             }
-        });
-        while written.load(Ordering::SeqCst) < 20 && !writer.is_finished() {
-            std::thread::yield_now();
-        }
-        let before = written.load(Ordering::SeqCst);
-        let taken = conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display()));
-        stop.store(true, Ordering::SeqCst);
-        taken.unwrap();
-        before
-    });
+        },
+    );
     assert!(!backup.join("mysql_log_bin/stranger").exists());
     assert!(
         backup.join("mysql_log_bin/bl.000001").is_file()
@@ -215,8 +177,8 @@ fn all_over_the_machine(name: &str) {
     for table in &tables {
         let count: u64 =
             again.value(format!("SELECT COUNT(*) FROM {table}")).unwrap().unwrap().parse().unwrap();
-        let whole = before <= count && count <= written.load(Ordering::SeqCst);
-        assert!(whole || has_no_log(table), "{table} has {count} rows, {before} were there");
+        let whole = (rows.before..=rows.after).contains(&count);
+        assert!(whole || has_no_log(table), "{table} has {count} rows of {rows:?}");
         let checked = again.query(format!("CHECK TABLE {table} EXTENDED")).unwrap().texts();
         let sound = checked.iter().all(|row| row[3] == "OK");
         assert!(sound || has_no_log(table), "{checked:?}");
@@ -252,7 +214,7 @@ fn a_directory_that_comes_too_late(name: &str) {
     let mut server = Server::create(name, &scratch.path().join("server"), options).unwrap();
     server.start().unwrap();
     let mut conn = server.connect().unwrap();
-    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec(INSTALL).unwrap();
     conn.exec("CREATE DATABASE d").unwrap();
     let engine = if server.installation.is_mariadb() { "MyISAM" } else { "InnoDB" };
     let table = |name: &str, place: &Path| {

@@ -1,9 +1,9 @@
 //! Every engine that the servers here have, written to while a backup is taken, and read on a server over the image.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lab::client::Conn;
+use lab::plugged::{Acknowledged, INSTALL, backed_up_under_writes};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
@@ -119,7 +119,7 @@ fn all_engines(name: &str) {
     let scratch = Scratch::new(&format!("engines-{name}")).unwrap();
     let server = start(name, &scratch);
     let mut conn = server.connect().unwrap();
-    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec(INSTALL).unwrap();
     conn.exec("CREATE DATABASE d").unwrap();
     let tables: Vec<&Table> =
         TABLES.iter().filter(|table| table.only.is_empty() || table.only.contains(&name)).collect();
@@ -137,32 +137,20 @@ fn all_engines(name: &str) {
     .unwrap();
 
     let backup = scratch.path().join("backup");
-    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
-    let before = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut writer = server.connect().unwrap();
+    let Acknowledged { before, after } = backed_up_under_writes(
+        &server,
+        &backup,
+        |writer| {
             writer.exec("USE d").unwrap();
             writer.exec("CREATE TEMPORARY TABLE d.temporary (id INT, v TEXT) ENGINE=InnoDB").unwrap();
-            while !stop.load(Ordering::SeqCst) {
-                let id = written.load(Ordering::SeqCst);
-                let names = tables.iter().map(|table| table.name).chain(["merged", "temporary"]);
-                for name in names {
-                    let value = format!("({id}, CONCAT('row {id} ', REPEAT(SHA2({id}, 256), 4)))");
-                    writer.exec(format!("INSERT INTO d.{name} VALUES {value}")).unwrap();
-                }
-                written.store(id + 1, Ordering::SeqCst);
+        },
+        |writer, id| {
+            for name in tables.iter().map(|table| table.name).chain(["merged", "temporary"]) {
+                let value = format!("({id}, CONCAT('row {id} ', REPEAT(SHA2({id}, 256), 4)))");
+                writer.exec(format!("INSERT INTO d.{name} VALUES {value}")).unwrap();
             }
-        });
-        while written.load(Ordering::SeqCst) < 30 && !writer.is_finished() {
-            std::thread::yield_now();
-        }
-        let before = written.load(Ordering::SeqCst);
-        let taken = conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display()));
-        stop.store(true, Ordering::SeqCst);
-        taken.unwrap();
-        before
-    });
-    let after = written.load(Ordering::SeqCst);
+        },
+    );
 
     let restored = lab::image::boot(&server, &backup, &scratch.path().join("restored")).unwrap();
     let mut conn = restored.connect().unwrap();
@@ -202,7 +190,7 @@ fn memory_mapped_files_of_mroonga() {
     let scratch = Scratch::new("mroonga").unwrap();
     let server = start(ENGINES, &scratch);
     let mut conn = server.connect().unwrap();
-    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec(INSTALL).unwrap();
     conn.exec("INSTALL SONAME 'ha_mroonga'").unwrap();
     conn.exec("CREATE DATABASE d").unwrap();
     conn.exec("CREATE TABLE d.t (id INT PRIMARY KEY, v TEXT, FULLTEXT KEY (v)) ENGINE=Mroonga").unwrap();
@@ -224,7 +212,7 @@ fn metadata_lock_info_names_the_holder() {
     let scratch = Scratch::new("holder").unwrap();
     let server = start(ENGINES, &scratch);
     let mut conn = server.connect().unwrap();
-    conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+    conn.exec(INSTALL).unwrap();
     conn.exec("INSTALL SONAME 'metadata_lock_info'").unwrap();
     conn.exec("CREATE DATABASE d").unwrap();
     conn.exec("CREATE TABLE d.t (a INT)").unwrap();
