@@ -231,7 +231,7 @@ impl Destination {
     }
 
     /// The path still leads to the directory, and the directory to its images.
-    fn verify(&self) -> Result<()> {
+    pub fn verify(&self) -> Result<()> {
         let moved = |path: &Path| {
             let text = format!("{} was removed or replaced while the backup ran", path.display());
             Error::new(libc::ENOENT, text)

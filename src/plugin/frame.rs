@@ -63,6 +63,19 @@ impl Frame for ServerFrame {
         let mut destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
         let destination =
             destination.as_mut().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
+        // Of what follows from a destination that is gone, that is the cause.
+        self.complete_in(destination, report).map_err(|error| destination.verify().err().unwrap_or(error))
+    }
+
+    fn revoke(&self) {
+        if let Some(destination) = &*self.destination.lock().unwrap_or_else(PoisonError::into_inner) {
+            destination.revoke();
+        }
+    }
+}
+
+impl ServerFrame {
+    fn complete_in(&self, destination: &mut Destination, report: &Report) -> Result<()> {
         let layout = &self.facts.layout;
         layout.refuse_new_directories(&self.exclude, report.instant)?;
         let moved = relocate::relocate(destination.path(), layout)?;
@@ -85,12 +98,6 @@ impl Frame for ServerFrame {
             destination.write(replica::INFO, replica.as_bytes())?;
         }
         destination.finish(&inventory::manifest(destination.path(), &self.facts, &report, moved, binlog)?)
-    }
-
-    fn revoke(&self) {
-        if let Some(destination) = &*self.destination.lock().unwrap_or_else(PoisonError::into_inner) {
-            destination.revoke();
-        }
     }
 }
 

@@ -105,7 +105,10 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
         Some(Err(_)) => return Err(Error::invalid("tokudb_backup_exclude is not valid UTF-8")),
     };
     let state = StateLine::new(server, thd, "backup: preparing");
-    let layout = Layout::of_this_server(server.host(), &exclude, &mut || interrupted(server, thd))?;
+    let mut layout = Layout::of_this_server(server.host(), &exclude, &mut || interrupted(server, thd))?;
+    if settings.hold_ddl && server.host().flavour == Flavour::MariaDb {
+        layout.leave_out_ddl_log();
+    }
     let lock_micros = Arc::new(AtomicU64::new(0));
     let replica = Arc::new(Mutex::new(None));
     let frame = Arc::new(ServerFrame {

@@ -36,6 +36,8 @@ pub struct ServerFiles {
     pub relay_log: Option<PathBuf>,
     /// Index of the relay logs.
     pub relay_log_index: Option<PathBuf>,
+    /// MariaDB's log of unfinished DDL (10.6 and later).
+    pub ddl_log: Option<PathBuf>,
     /// The pid file.
     pub pid_file: Option<PathBuf>,
     /// The socket.
@@ -56,6 +58,11 @@ impl ServerFiles {
             log_bin_index: absolute(text(c"log_bin_index")),
             relay_log: absolute(text(c"relay_log_basename")),
             relay_log_index: absolute(text(c"relay_log_index")),
+            // ddl_log.cc: fn_format adds the extension.
+            ddl_log: absolute(text(c"opt_ddl_recovery_file")).map(|path| match path.extension() {
+                Some(_) => path,
+                None => path.with_extension("log"),
+            }),
             pid_file: absolute(text_array(c"pidfile_name")),
             socket: absolute(text(c"mysqld_unix_port")),
             temporary: temporary.split(|&b| b == b':').map(|dir| data_dir.join(path(dir))).collect(),

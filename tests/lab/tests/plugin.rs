@@ -428,6 +428,10 @@ fn ddl_lock(name: &str) {
     // OFF waits for nobody.
     conn.exec("SET tokudb_backup_lock = OFF").unwrap();
     backs_up(&mut conn, &lab.backup("off"));
+    // With DDL held off there is nothing for MariaDB's DDL log to bring to an end.
+    let log = |name: &str| lab.backup(name).join("mysql_data_dir/ddl_recovery.log").exists();
+    let has_log = ["mariadb-10.11", "mariadb-11.8"].contains(&name);
+    assert_eq!(log("off"), has_log);
     conn.exec("SET tokudb_backup_lock = DEFAULT, tokudb_backup_lock_timeout = DEFAULT").unwrap();
 
     // A waiting backup is ended by KILL as any other, and has held nothing.
@@ -459,6 +463,7 @@ fn ddl_lock(name: &str) {
     holder.exec("UNLOCK TABLES").unwrap();
     backup.join().unwrap().unwrap();
     assert_ne!(status(&mut conn, "lock_microseconds"), "0");
+    assert!(!log("waited"));
 }
 
 fn log_directories(name: &str) {
