@@ -1,9 +1,11 @@
-//! MySQL 5.7 and later: the command service, by which a plugin runs SQL in a session of its own.
+//! MySQL 5.7 and later: the command service, by which a plugin runs SQL in a session of its own; and the backup lock.
 
 use std::ffi::{c_char, c_int, c_longlong, c_uint, c_ulong, c_ulonglong, c_void};
 use std::mem::offset_of;
 
 use static_assertions::{assert_eq_size, const_assert_eq};
+
+use crate::common::Thd;
 
 /// `COM_QUERY` of `enum_server_command` (my_command.h).
 pub const COM_QUERY: c_int = 3;
@@ -86,3 +88,33 @@ const_assert_eq!(offset_of!(CommandCallbacks, get_null), 56);
 const_assert_eq!(offset_of!(CommandCallbacks, get_string), 120);
 const_assert_eq!(offset_of!(CommandCallbacks, handle_ok), 128);
 const_assert_eq!(offset_of!(CommandCallbacks, connection_alive), 152);
+
+/// `s_mysql_registry` (components/services/registry.h): services by their names.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Registry {
+    /// Finds a service and holds it; true is failure.
+    pub acquire: unsafe extern "C" fn(name: *const c_char, service: *mut *mut c_void) -> bool,
+    /// Finds another implementation.
+    pub acquire_related: *const c_void,
+    /// Lets a service go.
+    pub release: unsafe extern "C" fn(service: *mut c_void) -> bool,
+}
+
+assert_eq_size!(Registry, [u8; 24]);
+const_assert_eq!(offset_of!(Registry, acquire), 0);
+const_assert_eq!(offset_of!(Registry, release), 16);
+
+/// `mysql_backup_lock` (components/services/mysql_backup_lock.h), what LOCK INSTANCE FOR BACKUP takes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct BackupLock {
+    /// Session, kind of lock (0), time to wait: in seconds or, from some version on, nanoseconds. True is failure.
+    pub acquire: unsafe extern "C" fn(Thd, c_int, wait: c_ulong) -> bool,
+    /// Lets go.
+    pub release: unsafe extern "C" fn(Thd) -> bool,
+}
+
+assert_eq_size!(BackupLock, [u8; 16]);
+const_assert_eq!(offset_of!(BackupLock, acquire), 0);
+const_assert_eq!(offset_of!(BackupLock, release), 8);

@@ -1,4 +1,4 @@
-//! The session's side of a running backup: state line, KILL, and the DDL lock.
+//! The session's side of a running backup: state line, KILL, and the lock at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::backup::Caller;
 use crate::engine::error::{Error, Result};
 use crate::engine::progress::{Snapshot, state_line};
 use crate::server::replica::Replica;
-use crate::server::{DdlLock, Server};
+use crate::server::{Hold, Server, ServerLock};
 
 /// What [`crate::backup::run`] calls back, on the session's thread.
 pub struct SessionCaller {
@@ -21,7 +21,7 @@ pub struct SessionCaller {
     settings: Settings,
     state: StateLine,
     // Before `replica`: SQL threads may have to wait for it.
-    lock: Option<DdlLock>,
+    lock: Option<ServerLock>,
     replica: Option<Replica>,
     info: Arc<Mutex<Option<String>>>,
     lock_micros: Arc<AtomicU64>,
@@ -29,7 +29,7 @@ pub struct SessionCaller {
 
 impl SessionCaller {
     /// The side of a session that runs with these settings.
-    /// `lock_micros` receives how long DDL was held off, `info` what the server replicates.
+    /// `lock_micros` receives how long the lock was held, `info` what the server replicates.
     pub fn new(
         server: &'static dyn Server,
         thd: Thd,
@@ -67,19 +67,22 @@ impl Caller for SessionCaller {
             state.show("backup: looking after the replica's SQL threads");
             interrupted(server, thd)
         };
-        // Before DDL is held off: a SQL thread that waits for that cannot be stopped.
+        // Before anything is held off: a SQL thread that waits for that cannot be stopped.
         let (replica, info) = replica::look(server, thd, self.settings.safe_slave, &mut poll)?;
         self.replica = Some(replica);
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = info;
-        if !self.settings.hold_ddl || self.server.host().has_atomic_ddl() {
-            return Ok(());
-        }
+        let Some(what) = self.settings.lock.on(self.server.host()) else { return Ok(()) };
         let (server, thd, state) = (self.server, self.thd, &mut self.state);
+        let text = match what {
+            Hold::Ddl => "backup: waiting until no DDL runs",
+            Hold::Everything => "backup: waiting until the server is at rest",
+        };
         let mut poll = || {
-            state.show("backup: waiting until no DDL runs");
+            state.show(text);
             interrupted(server, thd)
         };
-        self.lock = Some(server.hold_ddl(thd, self.settings.lock_timeout, &mut poll)?);
+        server.can_hold(thd, what)?;
+        self.lock = Some(server.hold(thd, what, self.settings.lock_timeout, &mut poll)?);
         Ok(())
     }
 

@@ -105,8 +105,12 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
         Some(Err(_)) => return Err(Error::invalid("tokudb_backup_exclude is not valid UTF-8")),
     };
     let state = StateLine::new(server, thd, "backup: preparing");
+    let held = settings.lock.on(server.host());
+    if let Some(what) = held {
+        server.can_hold(thd, what)?;
+    }
     let mut layout = Layout::of_this_server(server.host(), &exclude, &mut || interrupted(server, thd))?;
-    if settings.hold_ddl && server.host().flavour == Flavour::MariaDb {
+    if held.is_some() && server.host().flavour == Flavour::MariaDb {
         layout.leave_out_ddl_log();
     }
     let lock_micros = Arc::new(AtomicU64::new(0));
@@ -178,7 +182,7 @@ fn facts(host: &Host, layout: &Layout) -> Facts {
 
 fn success(dir: &Path, report: &Report) -> String {
     let mut text = format!(
-        "backup to {} complete: {} files, {} bytes, {} passes, gate closed for {} us, DDL held off for {} us",
+        "backup to {} complete: {} files, {} bytes, {} passes, gate closed for {} us, lock held for {} us",
         dir.display(),
         report.files,
         report.bytes,

@@ -19,7 +19,7 @@ use tokudb_backup_abi::common::{
 use super::callbacks;
 use super::declare::Shared;
 use super::values;
-use crate::server::{Flavour, Host};
+use crate::server::{Flavour, Hold, Host};
 
 /// Version of the plugin, as packagers set it.
 pub const PLUGIN_VERSION: &str = env!("TOKUDB_BACKUP_PLUGIN_VERSION");
@@ -188,10 +188,12 @@ static SAFE_SLAVE_TIMEOUT: Shared<SysVarUlong> = Shared::new(SysVarUlong {
     blk_sz: 1,
 });
 
-static LOCK_NAMES: Shared<[*const c_char; 3]> = Shared::new([c"AUTO".as_ptr(), c"OFF".as_ptr(), null()]);
-static LOCK_NAME_LENGTHS: Shared<[c_uint; 3]> = Shared::new([4, 3, 0]);
+/// In the order of [`Lock`]; new ones behind the last, since servers keep the number.
+static LOCK_NAMES: Shared<[*const c_char; 5]> =
+    Shared::new([c"AUTO".as_ptr(), c"OFF".as_ptr(), c"DDL".as_ptr(), c"ALL".as_ptr(), null()]);
+static LOCK_NAME_LENGTHS: Shared<[c_uint; 5]> = Shared::new([4, 3, 3, 3, 0]);
 static LOCK_TYPES: Shared<TypeLib> = Shared::new(TypeLib {
-    count: 2,
+    count: 4,
     name: c"tokudb_backup_lock".as_ptr(),
     type_names: LOCK_NAMES.get().cast_const().cast(),
     type_lengths: LOCK_NAME_LENGTHS.get().cast_const().cast(),
@@ -201,8 +203,8 @@ static LOCK_TYPES: Shared<TypeLib> = Shared::new(TypeLib {
 static LOCK: Shared<ThdVarEnum> = Shared::new(ThdVarEnum {
     header: header(
         c"lock",
-        c"whether DDL is held off at the end of a backup: AUTO (where the server cannot recover from a crash in DDL) \
-          or OFF",
+        c"what is held off at the end of a backup: AUTO (DDL where the server cannot recover from a crash in it), OFF \
+          (nothing), DDL, ALL (every write)",
         SysVarFlags::ENUM.union(SESSION),
         None,
     ),
@@ -215,7 +217,7 @@ static LOCK: Shared<ThdVarEnum> = Shared::new(ThdVarEnum {
 static LOCK_TIMEOUT_VARIABLE: Shared<ThdVarUlong> = Shared::new(ThdVarUlong {
     header: header(
         c"lock_timeout",
-        c"seconds in all to try to hold DDL off, in attempts of a second, before the backup fails",
+        c"seconds in all to try to hold it off, in attempts of a second, before the backup fails",
         SysVarFlags::LONG.union(UNSIGNED).union(SESSION),
         None,
     ),
@@ -321,6 +323,40 @@ pub fn set_last_error(thd: Thd, errno: c_int, text: Option<&'static CStr>) {
     }
 }
 
+/// The values of tokudb_backup_lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// What the server needs.
+    Auto,
+    /// Nothing.
+    Off,
+    /// DDL.
+    Ddl,
+    /// Every write.
+    All,
+}
+
+impl Lock {
+    fn of(value: c_ulong) -> Lock {
+        match value {
+            1 => Lock::Off,
+            2 => Lock::Ddl,
+            3 => Lock::All,
+            _ => Lock::Auto,
+        }
+    }
+
+    /// What is held off on a server.
+    pub fn on(self, host: &Host) -> Option<Hold> {
+        match self {
+            Lock::Auto if host.has_atomic_ddl() => None,
+            Lock::Off => None,
+            Lock::Auto | Lock::Ddl => Some(Hold::Ddl),
+            Lock::All => Some(Hold::Everything),
+        }
+    }
+}
+
 /// What a session has set for its backup.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -328,8 +364,8 @@ pub struct Settings {
     pub throttle: u64,
     /// Regular expression of the files to leave out.
     pub exclude: Option<&'static CStr>,
-    /// Whether DDL is held off where that is needed.
-    pub hold_ddl: bool,
+    /// What is held off at the end.
+    pub lock: Lock,
     /// How long to try.
     pub lock_timeout: Duration,
     /// How long the gate may stay closed.
@@ -352,7 +388,7 @@ impl Settings {
             Settings {
                 throttle: throttle.map_or(u64::MAX, |value| *value),
                 exclude: exclude.and_then(|value| values::text(*value)).filter(|text| !text.is_empty()),
-                hold_ddl: lock.is_none_or(|value| *value == 0),
+                lock: lock.map_or(Lock::Auto, |value| Lock::of(*value)),
                 lock_timeout: Duration::from_secs(lock_timeout.map_or(LOCK_TIMEOUT, |value| *value)),
                 gate_timeout: Duration::from_millis(GATE_TIMEOUT_VALUE.load(Ordering::Relaxed)),
                 safe_slave: (SAFE_SLAVE_VALUE.load(Ordering::Relaxed) != 0)

@@ -8,8 +8,8 @@ use tokudb_backup_abi::common::Thd;
 use super::mysql::SetProcInfo;
 use super::replica::{self, Dialect, Replica};
 use super::symbols::function;
-use super::{DdlLock, Host, Level, Part, Server, mariadb_replica, mariadb_sql};
-use crate::engine::error::{Error, Result};
+use super::{Hold, Host, Level, Part, Server, ServerLock, mariadb_replica, mariadb_sql};
+use crate::engine::error::Result;
 
 /// `privilege_t::SUPER_ACL` (privilege.h: 1 << 15 from 10.5 to 11.8).
 const SUPER_ACL: u64 = 1 << 15;
@@ -143,14 +143,23 @@ impl Server for MariaDb {
         }
     }
 
-    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
+    fn can_hold(&self, thd: Thd, what: Hold) -> Result<()> {
         // SAFETY: `thd` is the calling thread's session.
         if self.test_options.is_some_and(|test| unsafe { test(thd, OPTION_TABLE_LOCK) } != 0) {
             // It would wait for itself.
-            let text = "this session holds LOCK TABLES: UNLOCK TABLES first, or SET tokudb_backup_lock=OFF if no DDL runs";
-            return Err(Error::new(libc::EDEADLK, text));
+            return Err(what.own_tables());
         }
-        mariadb_sql::hold(limit, poll)
+        Ok(())
+    }
+
+    fn hold(
+        &self,
+        _thd: Thd,
+        what: Hold,
+        limit: Duration,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<ServerLock> {
+        mariadb_sql::hold(what, limit, poll)
     }
 
     fn replica(

@@ -1,140 +1,62 @@
-//! Holding DDL off on MariaDB (P27): BACKUP STAGE BLOCK_DDL, on a session of our own and a thread of our own.
+//! Holding off on MariaDB (P27): BACKUP STAGE, on a session of our own and a thread of our own.
 //!
-//! The session that takes the backup cannot do it itself: the stage would have to survive whatever it executes,
-//! and a server waits for it nowhere. The thread ends by itself: on release, when nobody listens any more, and on
-//! panic the session's end releases the stage.
+//! BLOCK_DDL waits for statements that write tables without a log, flushes these tables and holds DDL and such
+//! writes off; BLOCK_COMMIT holds commits off, too.
 
 use std::ffi::{CStr, c_void};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokudb_backup_abi::common::er;
 use tokudb_backup_abi::mariadb::{Connection, SqlService};
 
+use super::hold::{Hold, PAUSE, ServerLock, by_thread, still_wanted};
 use super::symbols::{address, function};
-use super::{DdlLock, timed_out};
 use crate::engine::error::{Error, Result};
-use crate::engine::threads;
 
-/// Between two attempts, so that who queued behind us gets on.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How often the waiting session looks at KILL.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// The thread that holds the stage, from the session's side. Dropping it ends the stage.
-struct Holder {
-    release: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-    cancelled: Arc<AtomicBool>,
-    held: bool,
+/// See [`super::Server::hold`].
+pub fn hold(what: Hold, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<ServerLock> {
+    by_thread(poll, move |stop| {
+        reach(Session::open().map_err(|error| explain(what, &error))?, what, limit, stop)
+    })
 }
 
-impl Drop for Holder {
+/// A failure with what to do about it.
+fn explain(what: Hold, error: &Error) -> Error {
+    Error::new(error.errno, format!("{}: {}. {}", what.failure(), error.message, what.otherwise()))
+}
+
+/// A stage that was reached; dropping it ends the stage, and its session.
+struct Stage(Session);
+
+impl Drop for Stage {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Release);
-        self.release = None;
-        // A stage that is held ends at once; an attempt that still waits ends within its second, by itself.
-        if self.held
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
+        self.0.end_stage();
     }
 }
 
-/// How many of the threads live.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts a thread while it lives, also when it panics.
-pub(super) struct Counted;
-
-impl Counted {
-    pub(super) fn new() -> Self {
-        THREADS.fetch_add(1, Ordering::Relaxed);
-        Counted
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// Waits until no thread of ours uses the server any more, at most for `limit`.
-pub fn threads_are_gone(limit: Duration) -> bool {
+fn reach(session: Session, what: Hold, limit: Duration, stop: &AtomicBool) -> Result<Stage> {
+    const STAGES: [&CStr; 4] = [
+        c"BACKUP STAGE START",
+        c"BACKUP STAGE FLUSH",
+        c"BACKUP STAGE BLOCK_DDL",
+        c"BACKUP STAGE BLOCK_COMMIT",
+    ];
+    let stages = match what {
+        Hold::Ddl => &STAGES[..3],
+        Hold::Everything => &STAGES[..],
+    };
     let end = Instant::now() + limit;
-    while THREADS.load(Ordering::Acquire) != 0 {
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    true
-}
-
-/// See [`super::Server::hold_ddl`].
-pub fn hold(limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let (release, released) = channel();
-    let (answer, answers) = channel();
-    let stop = Arc::clone(&cancelled);
-    let counted = Counted::new();
-    let thread = threads::spawn("backup_ddl_lock", move || {
-        let _counted = counted;
-        run(limit, &stop, &answer, &released);
-    })?;
-    let mut holder = Holder { release: Some(release), thread: Some(thread), cancelled, held: false };
+    session.execute(c"SET SESSION lock_wait_timeout = 1").map_err(|refusal| explain(what, &refusal))?;
     loop {
-        poll()?;
-        match answers.recv_timeout(LOOK) {
-            Ok(Ok(())) => {
-                holder.held = true;
-                return Ok(DdlLock::new(Box::new(holder)));
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::new(libc::EIO, "the thread that holds DDL off ended without an answer"));
-            }
-        }
-    }
-}
-
-/// Body of the thread: attempts until the stage is reached, then waits for the release.
-fn run(limit: Duration, stop: &AtomicBool, answer: &Sender<Result<()>>, released: &Receiver<()>) {
-    match Session::open().and_then(|session| reach(session, limit, stop)) {
-        Ok(session) => {
-            if answer.send(Ok(())).is_ok() {
-                // Nothing is ever sent: the other end is dropped.
-                let _ = released.recv();
-            }
-            session.end_stage();
-        }
-        Err(error) => {
-            let _ = answer.send(Err(error));
-        }
-    }
-}
-
-fn reach(session: Session, limit: Duration, stop: &AtomicBool) -> Result<Session> {
-    const STAGES: [&CStr; 3] = [c"BACKUP STAGE START", c"BACKUP STAGE FLUSH", c"BACKUP STAGE BLOCK_DDL"];
-    let end = Instant::now() + limit;
-    session.execute(c"SET SESSION lock_wait_timeout = 1")?;
-    loop {
-        if stop.load(Ordering::Acquire) {
-            return Err(Error::interrupted("nobody waits for DDL to be held off any more"));
-        }
-        match STAGES.iter().try_for_each(|stage| session.execute(stage)) {
-            Ok(()) => return Ok(session),
+        still_wanted(stop)?;
+        match stages.iter().try_for_each(|stage| session.execute(stage)) {
+            Ok(()) => return Ok(Stage(session)),
             Err(refusal) if refusal.errno == libc::ETIMEDOUT => session.end_stage(),
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => return Err(explain(what, &refusal)),
         }
         if Instant::now() >= end {
-            return Err(timed_out(limit, &session.holders()));
+            return Err(what.timed_out(limit, &session.holders()));
         }
         std::thread::sleep(PAUSE);
     }
@@ -159,8 +81,7 @@ impl Drop for Session {
 
 impl Session {
     pub(super) fn open() -> Result<Session> {
-        let missing =
-            || Error::new(libc::ENOTSUP, "this server has no SQL service: SET tokudb_backup_lock=OFF");
+        let missing = || Error::new(libc::ENOTSUP, "this server has no SQL service");
         let service = address(c"sql_service_handler").ok_or_else(missing)?;
         // SAFETY: `sql_service_handler` is a `sql_service_st` (service_sql.h of 10.5 to 11.8), static in the server.
         let service: &'static SqlService = unsafe { &*service.cast::<SqlService>() };
@@ -172,7 +93,7 @@ impl Session {
                 function(&[c"my_thread_end"]).ok_or_else(missing)?,
             )
         };
-        let failed = || Error::new(libc::ENOMEM, "the server gave no session to hold DDL off with");
+        let failed = || Error::new(libc::ENOMEM, "the server gave no session of our own");
         // SAFETY: this thread is ours and is known to the server from here to `drop`.
         unsafe {
             if begin() {
@@ -191,7 +112,7 @@ impl Session {
         }
     }
 
-    /// Runs a statement without a result. ETIMEDOUT when it waited too long for a lock.
+    /// Runs a statement without a result. ETIMEDOUT when it waited too long for a lock, or in a circle.
     fn execute(&self, sql: &CStr) -> Result<()> {
         // SAFETY: the connection is open; the statement is as long as said.
         if unsafe { (self.service.real_query)(self.connection, sql.as_ptr(), sql.count_bytes() as u64) } == 0
@@ -202,14 +123,10 @@ impl Session {
         let (code, text) = unsafe {
             ((self.service.errno)(self.connection), CStr::from_ptr((self.service.error)(self.connection)))
         };
-        let errno = if code == er::LOCK_WAIT_TIMEOUT { libc::ETIMEDOUT } else { libc::EIO };
+        let again = matches!(code, er::LOCK_WAIT_TIMEOUT | er::LOCK_DEADLOCK);
+        let errno = if again { libc::ETIMEDOUT } else { libc::EIO };
         let (sql, text) = (sql.to_string_lossy(), text.to_string_lossy());
-        Err(Error::new(
-            errno,
-            format!(
-                "DDL could not be held off: {sql}: {text} ({code}). SET tokudb_backup_lock=OFF if no DDL runs"
-            ),
-        ))
+        Err(Error::new(errno, format!("{sql}: {text} ({code})")))
     }
 
     /// Ends the stage, whichever was reached; none is no harm.
@@ -243,7 +160,7 @@ impl Session {
         (!rows.is_empty()).then(|| rows.join("; "))
     }
 
-    /// Who may keep DDL from being held off.
+    /// Who may keep it from being held off.
     fn holders(&self) -> String {
         let locks = self.query(
             c"SELECT CONCAT('connection ', l.THREAD_ID, ' holds ', l.LOCK_MODE, ' on ', \

@@ -1,32 +1,34 @@
-//! What we ask of the server: privileges, state line, KILL, errors, log, paths, the DDL lock.
+//! What we ask of the server: privileges, state line, KILL, errors, log, paths, the lock at a backup's end.
 //!
 //! One trait with a MySQL and a MariaDB side. Everything is found by name in the running process when first
 //! needed; a function that a server lacks makes the one thing that needs it unavailable, never the plugin.
 
 pub mod binlog;
 pub mod files;
+mod hold;
 mod host;
 mod mariadb;
 mod mariadb_replica;
 mod mariadb_sql;
 mod mysql;
+mod mysql_5_6;
+mod mysql_8;
 mod mysql_command;
-mod mysql_ddl;
+mod mysql_rights;
 mod mysql_rows;
 mod mysql_session;
 pub mod replica;
 mod symbols;
 
-use std::any::Any;
 use std::ffi::{CStr, c_char};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use tokudb_backup_abi::common::Thd;
 
-use crate::engine::error::{Error, Result};
+use crate::engine::error::Result;
+pub use hold::{Hold, ServerLock, threads_are_gone};
 pub use host::{Flavour, Host, Recognised};
-pub use mariadb_sql::threads_are_gone;
 pub use mysql::remember_plugin;
 use replica::Replica;
 
@@ -37,23 +39,6 @@ pub enum Level {
     Error,
     /// A backup began or ended.
     Note,
-}
-
-/// DDL is held off as long as this lives; dropping it lets DDL go on.
-pub struct DdlLock {
-    taken: Instant,
-    _holder: Box<dyn Any>,
-}
-
-impl DdlLock {
-    fn new(holder: Box<dyn Any>) -> Self {
-        DdlLock { taken: Instant::now(), _holder: holder }
-    }
-
-    /// Since when it is held.
-    pub fn held_for(&self) -> Duration {
-        self.taken.elapsed()
-    }
 }
 
 /// How far a statement is.
@@ -104,10 +89,18 @@ pub trait Server: Sync {
     /// Writes a line to the server's error log.
     fn log(&self, level: Level, message: &CStr);
 
-    /// Holds off every statement during which a crash would not be recovered from (P27), in several short
-    /// attempts, so that nobody queues behind us for long; ETIMEDOUT after `limit`, naming who holds it. `poll` is
-    /// called several times a second and ends the wait with its error.
-    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock>;
+    /// Why `what` can never be held off for this session, whoever else runs; told before anything is copied.
+    fn can_hold(&self, thd: Thd, what: Hold) -> Result<()>;
+
+    /// Holds it off, in several short attempts, so that nobody queues behind us for long; ETIMEDOUT after `limit`,
+    /// naming who holds it. `poll` is called several times a second and ends the wait with its error.
+    fn hold(
+        &self,
+        thd: Thd,
+        what: Hold,
+        limit: Duration,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<ServerLock>;
 
     /// What the server replicates from where. `stop_for`: with its SQL threads stopped, at a time when they have no
     /// temporary tables open, which is waited for as long as said (ETIMEDOUT then); a transaction that is being
@@ -119,18 +112,6 @@ pub trait Server: Sync {
         stop_for: Option<Duration>,
         poll: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Replica>;
-}
-
-/// The error of [`Server::hold_ddl`] when time is up.
-fn timed_out(limit: Duration, holders: &str) -> Error {
-    Error::new(
-        libc::ETIMEDOUT,
-        format!(
-            "DDL could not be held off within the {} s of tokudb_backup_lock_timeout; who may hold it: {holders}. \
-             Wait for these statements or KILL them, allow more time, or SET tokudb_backup_lock=OFF if no DDL runs",
-            limit.as_secs()
-        ),
-    )
 }
 
 /// The server around us; `None` in any other program.

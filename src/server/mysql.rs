@@ -7,16 +7,18 @@ use std::time::Duration;
 use tokudb_backup_abi::common::Thd;
 use tokudb_backup_abi::mysql::log_level;
 
-use super::mysql_ddl::GlobalReadLocks;
+use super::mysql_5_6::GlobalReadLocks;
 use super::mysql_rows::OwnSession;
 use super::mysql_session::Silence;
 use super::replica::{self, Dialect, Replica};
 use super::symbols::function;
-use super::{DdlLock, Host, Level, Server, mysql_command};
+use super::{Hold, Host, Level, Server, ServerLock, mysql_8, mysql_command};
 use crate::engine::error::{Error, Result};
 
 /// SUPER_ACL (auth_acls.h, sql_acl.h: 1 << 15 in all versions).
 const SUPER_ACL: c_ulong = 1 << 15;
+/// OPTION_TABLE_LOCK (sql_const.h, sql_priv.h: 1 << 21 in all versions).
+const OPTION_TABLE_LOCK: i64 = 1 << 21;
 
 /// The server's `st_plugin_int *` of us, as `init` received it: my_plugin_log_message wants it.
 static PLUGIN: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
@@ -36,6 +38,7 @@ pub struct MySql {
     host: Host,
     killed: Option<unsafe extern "C" fn(Thd) -> c_int>,
     thread_id: Option<unsafe extern "C" fn(Thd) -> c_ulong>,
+    test_options: Option<unsafe extern "C" fn(Thd, i64) -> c_int>,
     descriptor: Option<unsafe extern "C" fn(Thd) -> c_int>,
     has_connection: Option<unsafe extern "C" fn(Thd) -> u8>,
     is_classic: Option<unsafe extern "C" fn(Thd) -> u8>,
@@ -67,6 +70,7 @@ impl MySql {
                 host,
                 killed: function(&[c"thd_killed"]),
                 thread_id: function(&[c"thd_get_thread_id"]),
+                test_options: function(&[c"thd_test_options"]),
                 descriptor: function(&[c"_Z10thd_get_fdP3THD"]),
                 has_connection: function(&[
                     c"_Z20thd_connection_aliveP3THD",
@@ -202,18 +206,36 @@ impl Server for MySql {
         unsafe { log(&mut plugin, level, c"%s".as_ptr(), message.as_ptr()) };
     }
 
-    fn hold_ddl(&self, thd: Thd, limit: Duration, poll: &mut dyn FnMut() -> Result<()>) -> Result<DdlLock> {
-        let Some(locks) = GlobalReadLocks::of(&self.host) else {
-            return Err(Error::new(
-                libc::ENOTSUP,
-                format!(
-                    "DDL cannot be held off on {}: SET tokudb_backup_lock=OFF, run no DDL while the backup runs, and \
-                     set tokudb_backup_dir again",
-                    self.host.name()
-                ),
-            ));
-        };
-        locks.hold(thd, limit, poll)
+    fn can_hold(&self, thd: Thd, what: Hold) -> Result<()> {
+        // SAFETY: `thd` is the calling thread's session.
+        let locked = self.test_options.is_some_and(|test| unsafe { test(thd, OPTION_TABLE_LOCK) } != 0);
+        if what == Hold::Everything && locked {
+            return Err(what.own_tables());
+        }
+        if GlobalReadLocks::of(&self.host).is_some() {
+            return Ok(());
+        }
+        if !self.host.has_atomic_ddl() {
+            let text = format!("{} on {}: {}", what.failure(), self.host.name(), what.otherwise());
+            return Err(Error::new(libc::ENOTSUP, text));
+        }
+        match what {
+            Hold::Ddl => Ok(()),
+            Hold::Everything => mysql_8::may_flush(thd),
+        }
+    }
+
+    fn hold(
+        &self,
+        thd: Thd,
+        what: Hold,
+        limit: Duration,
+        poll: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<ServerLock> {
+        match GlobalReadLocks::of(&self.host) {
+            Some(locks) => locks.hold(thd, what, limit, poll),
+            None => mysql_8::hold(thd, what, limit, poll),
+        }
     }
 
     fn replica(

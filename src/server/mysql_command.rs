@@ -26,23 +26,34 @@ type RunCommand = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
+/// Why a statement failed.
+pub(super) struct Refusal {
+    /// The server's number for it; 0 when it ran none.
+    pub code: u32,
+    /// What it says.
+    pub text: String,
+}
+
 /// The services, whose functions have C++ names from 8.0 on.
 #[derive(Clone, Copy)]
-struct Services {
+pub(super) struct Services {
     init_thread: unsafe extern "C" fn(*const c_void) -> c_int,
     deinit_thread: unsafe extern "C" fn(),
     open: unsafe extern "C" fn(ErrorCallback, *mut c_void) -> Handle,
     close: unsafe extern "C" fn(Handle) -> c_int,
-    session: unsafe extern "C" fn(Handle) -> Thd,
+    pub attach: unsafe extern "C" fn(Handle, *mut Thd) -> c_int,
+    pub detach: unsafe extern "C" fn(Handle) -> c_int,
+    pub session: unsafe extern "C" fn(Handle) -> Thd,
     run: RunCommand,
-    context: unsafe extern "C" fn(Thd, *mut *mut c_void) -> bool,
+    pub context: unsafe extern "C" fn(Thd, *mut *mut c_void) -> bool,
+    pub set_context: unsafe extern "C" fn(Thd, *mut c_void) -> bool,
     look_up:
         unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, *const c_char, *const c_char) -> bool,
     charset: *const c_void,
 }
 
 impl Services {
-    fn find() -> Option<Services> {
+    pub fn find() -> Option<Services> {
         // SAFETY: each type is that of the function of these names (service_srv_session.h, service_command.h,
         // service_security_context.h, service_srv_session_info.h of 5.7 and 8.0).
         unsafe {
@@ -51,6 +62,8 @@ impl Services {
                 deinit_thread: function(&[c"_Z25srv_session_deinit_threadv", c"srv_session_deinit_thread"])?,
                 open: function(&[c"_Z16srv_session_openPFvPvjPKcES_", c"srv_session_open"])?,
                 close: function(&[c"_Z17srv_session_closeP11Srv_session", c"srv_session_close"])?,
+                attach: function(&[c"_Z18srv_session_attachP11Srv_sessionPP3THD", c"srv_session_attach"])?,
+                detach: function(&[c"_Z18srv_session_detachP11Srv_session", c"srv_session_detach"])?,
                 session: function(&[
                     c"_Z24srv_session_info_get_thdP11Srv_session",
                     c"srv_session_info_get_thd",
@@ -63,6 +76,10 @@ impl Services {
                     c"_Z24thd_get_security_contextP3THDPP16Security_context",
                     c"thd_get_security_context",
                 ])?,
+                set_context: function(&[
+                    c"_Z24thd_set_security_contextP3THDP16Security_context",
+                    c"thd_set_security_context",
+                ])?,
                 look_up: function(&[
                     c"_Z23security_context_lookupP16Security_contextPKcS2_S2_S2_",
                     c"security_context_lookup",
@@ -74,13 +91,18 @@ impl Services {
 }
 
 /// A session on the thread that opened it.
-struct Session {
-    services: Services,
-    handle: Handle,
+pub(super) struct Session {
+    pub services: Services,
+    pub handle: Handle,
+}
+
+/// A session on this thread, for the state of a replica.
+pub fn open() -> Result<Box<dyn Sql>> {
+    Ok(Box::new(open_session()?))
 }
 
 /// A session on this thread.
-pub fn open() -> Result<Box<dyn Sql>> {
+pub(super) fn open_session() -> Result<Session> {
     let failed =
         |what: &str| Error::new(libc::ENOTSUP, format!("the server gave no session of our own: {what}"));
     let services = Services::find().ok_or_else(|| failed("it lacks the services for it"))?;
@@ -109,7 +131,7 @@ pub fn open() -> Result<Box<dyn Sql>> {
     if refused {
         return Err(failed("the account 'mysql.session'@'localhost' is missing"));
     }
-    Ok(Box::new(session))
+    Ok(session)
 }
 
 impl Drop for Session {
@@ -139,25 +161,30 @@ impl Sql for Session {
     }
 
     fn run(&self, sql: &CStr) -> Result<Table> {
+        self.query(sql).map_err(|Refusal { code, text }| {
+            Error::new(libc::EIO, format!("{}: {text} ({code})", sql.to_string_lossy()))
+        })
+    }
+}
+
+impl Session {
+    /// Runs a statement.
+    pub fn query(&self, sql: &CStr) -> std::result::Result<Table, Refusal> {
         let gathered = RefCell::new(Gathered::default());
         let data = QueryData { query: sql.as_ptr(), length: sql.count_bytes() as c_uint, rest: [0; 14] };
-        // SAFETY: the session is this thread's; statement, callbacks and context outlive the call.
+        let Services { run, detach, charset, .. } = self.services;
+        // SAFETY: the session is this thread's; statement, callbacks and context outlive the call. It leaves the
+        // session attached to the thread.
         let failed = unsafe {
-            (self.services.run)(
-                self.handle,
-                COM_QUERY,
-                &data,
-                self.services.charset,
-                &CALLBACKS,
-                CS_TEXT,
-                (&raw const gathered).cast_mut().cast(),
-            )
+            let context = (&raw const gathered).cast_mut().cast();
+            let failed = run(self.handle, COM_QUERY, &data, charset, &CALLBACKS, CS_TEXT, context);
+            detach(self.handle);
+            failed
         };
         let gathered = gathered.into_inner();
-        let sql = sql.to_string_lossy();
         match gathered.failure {
-            Some((code, text)) => Err(Error::new(libc::EIO, format!("{sql}: {text} ({code})"))),
-            None if failed != 0 => Err(Error::new(libc::EIO, format!("{sql} was not run by the server"))),
+            Some((code, text)) => Err(Refusal { code, text }),
+            None if failed != 0 => Err(Refusal { code: 0, text: "it was not run by the server".to_owned() }),
             None => Ok(gathered.table),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::mariadb_sql::Counted;
+use super::hold::Counted;
 use super::symbols::address;
 use super::{Flavour, Host, Level};
 use crate::engine::error::{Error, Result};

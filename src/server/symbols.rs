@@ -19,3 +19,11 @@ pub unsafe fn function<F: Copy>(names: &[&CStr]) -> Option<F> {
     // SAFETY: a function pointer and a data pointer are alike here, and the caller vouches for the type.
     Some(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&found) })
 }
+
+/// A statement that was put together with a NUL at its end.
+pub const fn sql(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(sql) => sql,
+        Err(_) => panic!("a NUL at the end, and no other"),
+    }
+}

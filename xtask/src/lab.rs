@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `cargo xtask soak`: install, fetch and build what they need, then run the program `lab`.
+//! `cargo xtask demo`, `cargo xtask soak` and `cargo xtask locks`: install, fetch and build what they need, then run the program `lab`.
 
 use crate::flags::Flags;
 use crate::{Failure, build, needs, servers, sh};
@@ -31,14 +31,24 @@ pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     let rounds = flags.value::<u32>("--rounds", "a number of rounds")?;
     let rounds = rounds.ok_or_else(|| Failure::Usage("soak wants --rounds N".into()))?;
     let seed = seed(&mut flags)?;
+    let lock: Option<String> = flags.value("--lock", "AUTO, OFF, DDL or ALL")?;
     let switches = ["--binlog", "--binlog-outside", "--no-identity", "--kill9", "--without-capture"];
     let switches: Vec<&str> = switches.into_iter().filter(|name| flags.switch(name)).collect();
     flags.end()?;
     let mut words =
         vec!["soak".to_owned(), "--server".into(), server.clone(), "--rounds".into(), rounds.to_string()];
     words.extend(seed);
+    words.extend(lock.into_iter().flat_map(|lock| ["--lock".to_owned(), lock]));
     words.extend(switches.into_iter().map(str::to_owned));
     Ok(run(&server, &words)?)
+}
+
+/// The subcommand `locks`.
+pub fn locks(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("locks wants --server NAME".into()))?;
+    flags.end()?;
+    Ok(run(&server, &["locks".to_owned(), "--server".into(), server.clone()])?)
 }
 
 fn server(flags: &mut Flags) -> Result<Option<String>, Failure> {

@@ -28,7 +28,9 @@ usage: cargo xtask COMMAND
   soak --server NAME --rounds N [--seed S]   the same, again and again, source and image compared in the gate;
        [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
        [--no-identity]                       without comparing, so that times are real;
+       [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
+  locks --server NAME                        what tokudb_backup_lock costs other clients beside a long statement
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
@@ -80,6 +82,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),
         "mtr" => mtr::run(rest),
+        "locks" => lab::locks(rest),
         "test" => test::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

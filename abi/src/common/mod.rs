@@ -53,4 +53,6 @@ pub mod er {
     pub const QUERY_INTERRUPTED: u32 = 1317;
     /// ER_LOCK_WAIT_TIMEOUT.
     pub const LOCK_WAIT_TIMEOUT: u32 = 1205;
+    /// ER_LOCK_DEADLOCK.
+    pub const LOCK_DEADLOCK: u32 = 1213;
 }

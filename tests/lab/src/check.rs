@@ -5,7 +5,7 @@ use crate::features::Features;
 use crate::ledger::{Instant, Journals, Ledger};
 use crate::server::Server;
 use crate::workload::{AtRest, HOT_MYISAM, JOURNAL, JOURNAL_ARIA, JOURNAL_MYISAM, TOTAL};
-use crate::{binlog, ddl, image, workload};
+use crate::{binlog, ddl, image, nolog, workload};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,9 @@ pub struct Expected<'a> {
     pub at_rest: &'a [AtRest],
     /// The name of the binary log's files, without the number, when it is on.
     pub binlog: Option<&'a str>,
+    /// The server was at rest: tables without a log are whole as well, and those of `nolog` have what the original's
+    /// have.
+    pub nolog: Option<&'a [nolog::Inserts]>,
 }
 
 /// What was found.
@@ -75,7 +78,16 @@ fn check_running(
         let found = same_end(conn, &logs, base, expected.ledger.round);
         findings.add(found, "the binary log ends at the same transaction as InnoDB");
     }
-    let broken = check_tables(conn, expected.features)?;
+    if let Some(original) = expected.nolog {
+        let found = nolog::check(conn, expected.features, original).map_err(Into::into);
+        findings
+            .add(found, "tables without a log are closed properly, and no statement on them is half done");
+    }
+    let mut broken = check_tables(conn, expected)?;
+    if expected.nolog.is_some() {
+        let hot = std::mem::take(&mut broken.hot);
+        broken.others.extend(hot.iter().map(|table| format!("{table} was not closed properly")));
+    }
     let repaired = repair(conn, broken.hot)?;
     if repaired.mended > 0 {
         findings
@@ -141,7 +153,7 @@ struct Checked {
 }
 
 /// CHECK TABLE ... EXTENDED of every table.
-fn check_tables(conn: &mut Conn, features: &Features) -> Result<Checked, SqlError> {
+fn check_tables(conn: &mut Conn, expected: &Expected) -> Result<Checked, SqlError> {
     let tables = conn.query(
         "SELECT table_schema, table_name, COALESCE(engine, '-'), COALESCE(create_options, ''), \
          COALESCE(table_comment, '') FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND table_schema \
@@ -167,7 +179,7 @@ fn check_tables(conn: &mut Conn, features: &Features) -> Result<Checked, SqlErro
         if complaints.is_empty() {
             continue;
         }
-        if storm && features.atomic_ddl() && engine != "InnoDB" {
+        if storm && expected.features.atomic_ddl() && engine != "InnoDB" && expected.nolog.is_none() {
             // MySQL does not undo a crash within DDL of these engines.
             continue;
         }

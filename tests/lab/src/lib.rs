@@ -21,6 +21,8 @@ pub mod image;
 pub mod installation;
 pub mod ledger;
 pub mod load;
+pub mod locks;
+pub mod nolog;
 pub mod plugged;
 pub mod process;
 pub mod replication;

@@ -1,4 +1,4 @@
-//! `lab`: what `cargo xtask soak`, `demo` and `mtr` run.
+//! `lab`: what `cargo xtask soak`, `demo`, `locks` and `mtr` run.
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] \
-                     [--binlog-outside] [--kill9] [--without-capture] [--option=OPTION OF THE SERVER]...
+                     [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
+       lab locks --server NAME
        lab with-server --server NAME -- COMMAND [ARG...]";
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn run(args: Vec<String>) -> Result<bool> {
             if flags.switch("--binlog-outside") {
                 settings.binlog = Binlog::Outside;
             }
+            settings.lock = flags.value("--lock")?;
             settings.kill9 = flags.switch("--kill9");
             settings.without_capture = flags.switch("--without-capture");
             while let Some(option) = flags.value("--option")? {
@@ -57,6 +59,11 @@ fn run(args: Vec<String>) -> Result<bool> {
             flags.end()?;
             let (Some(server), Some(words)) = (server, parts.next()) else { bail!("{USAGE}") };
             lab::with_server::run(&server, words)
+        }
+        "locks" => {
+            let Some(server) = server else { bail!("{USAGE}") };
+            flags.end()?;
+            lab::locks::run(&server)
         }
         _ => bail!("{USAGE}"),
     }

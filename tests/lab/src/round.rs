@@ -10,7 +10,7 @@ use crate::load::Load;
 use crate::rng::Rng;
 use crate::server::{Options, Server};
 use crate::workload::AtRest;
-use crate::{built, ddl, workload};
+use crate::{built, ddl, nolog, workload};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,8 @@ pub struct Settings {
     pub without_capture: bool,
     /// No backup at all, but `kill -9` of the server and a copy of its data directory: what the checks are worth.
     pub kill9: bool,
+    /// The backup's tokudb_backup_lock; the default without.
+    pub lock: Option<String>,
     /// Further options of the server.
     pub args: Vec<String>,
     /// How long the load runs before the backup, and (a third of it) after.
@@ -58,10 +60,18 @@ impl Settings {
             binlog: Binlog::Default,
             without_capture: false,
             kill9: false,
+            lock: None,
             args: Vec::new(),
             warm_up: Duration::from_millis(900),
             filler: 0,
         }
+    }
+}
+
+impl Settings {
+    /// The server is brought to rest, so that tables without a log can be held to it.
+    fn at_rest(&self) -> bool {
+        self.lock.as_deref() == Some("ALL")
     }
 }
 
@@ -183,6 +193,9 @@ impl Lab {
         let mut conn = self.server.connect()?;
         workload::begin_round(&mut conn, &self.features)?;
         ddl::begin_round(&mut conn, &self.features)?;
+        if self.settings.at_rest() {
+            nolog::prepare(&mut conn, &self.features)?;
+        }
         let base = self.binlog(&mut conn)?;
 
         step("load");
@@ -191,6 +204,9 @@ impl Lab {
         let mut load = Load::new(self.server.conn_options(), number);
         workload::start(&mut load, &self.features, number, &rng)?;
         ddl::start(&mut load, &self.features, &rng)?;
+        if self.settings.at_rest() {
+            nolog::start(&mut load, &self.features, &rng)?;
+        }
         let begun = now();
         std::thread::sleep(self.settings.warm_up);
 
@@ -249,6 +265,7 @@ impl Lab {
                 return Ok(round);
             }
         };
+        let nolog = self.settings.at_rest().then(|| nolog::inserts(&mut conn, &self.features)).transpose()?;
         let began = now();
         let expected = Expected {
             features: &self.features,
@@ -256,6 +273,7 @@ impl Lab {
             instant,
             at_rest: &self.at_rest,
             binlog: base.as_deref(),
+            nolog: nolog.as_deref(),
         };
         let findings = check::check(&self.server, &backup, &dir.join("check"), &expected);
         round.check = now() - began;
@@ -285,7 +303,10 @@ impl Lab {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let watching = scope.spawn(|| beside(&mut watcher, &|| over.load(Ordering::Relaxed)));
-            let result = conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display()));
+            let lock = self.settings.lock.as_deref().unwrap_or("DEFAULT");
+            let result = conn.exec(format!("SET tokudb_backup_lock = {lock}"));
+            let result =
+                result.and_then(|_| conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display())));
             over.store(true, Ordering::Relaxed);
             if watching.join().is_err() {
                 bail!("what runs beside the backup panicked");
