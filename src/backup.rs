@@ -124,7 +124,7 @@ pub struct Report {
     pub gate_micros: u64,
     /// Bytes that were read inside it.
     pub gate_bytes: u64,
-    /// How long DDL was held off, microseconds; 0: not at all.
+    /// How long the lock at the end was held, microseconds; 0: not at all.
     pub lock_micros: u64,
     /// The instant T: seconds and nanoseconds since the epoch.
     pub instant: Duration,

@@ -33,7 +33,7 @@ pub struct ServerFrame {
     pub exclude: Exclude,
     /// What the manifest says beside the files.
     pub facts: Facts,
-    /// How long DDL was held off, microseconds; written by the session before the images are complete.
+    /// How long the lock at the end was held, microseconds; written by the session before the images are complete.
     pub lock_micros: Arc<AtomicU64>,
     /// What the server replicates, if anything; written by the session like `lock_micros`.
     pub replica: Arc<Mutex<Option<String>>>,

@@ -51,7 +51,7 @@ pub fn started() {
     });
 }
 
-/// DDL was held off for so long.
+/// The lock at the end was held for so long.
 pub fn lock_held(micros: u64) {
     with(|runs| runs.lock_micros = micros);
 }

@@ -25,7 +25,7 @@ pub struct Manifest {
     pub passes: u64,
     /// How long the gate was closed, microseconds.
     pub gate_micros: u64,
-    /// How long DDL was held off, microseconds.
+    /// How long the lock at the end was held, microseconds.
     pub lock_micros: u64,
     /// Files that changed unseen.
     pub unseen: usize,

@@ -27,6 +27,8 @@ enum Long {
     /// Begun so shortly before the lock that it is not known to be long.
     YoungSelect,
     Update,
+    /// Of a table without a log.
+    UpdateMyisam,
     Alter,
 }
 
@@ -36,6 +38,7 @@ impl Long {
             Long::Select => "SELECT",
             Long::YoungSelect => "young SELECT",
             Long::Update => "UPDATE",
+            Long::UpdateMyisam => "UPDATE of MyISAM",
             Long::Alter => "ALTER",
         }
     }
@@ -44,6 +47,7 @@ impl Long {
         match self {
             Long::Select | Long::YoungSelect => "SELECT SLEEP(0.1) FROM d.big WHERE id <= 80",
             Long::Update => "UPDATE d.big SET v = v + SLEEP(0.1) WHERE id <= 80",
+            Long::UpdateMyisam => "UPDATE d.myisam_big SET v = v + SLEEP(0.1) WHERE id <= 80",
             Long::Alter => "ALTER TABLE d.big FORCE, ALGORITHM=COPY",
         }
     }
@@ -75,7 +79,7 @@ pub fn run(name: &str) -> Result<bool> {
     println!("| {name}: lock | beside | it took | backup | held | {} |", columns.join(" | "));
     println!("|---|---|---|---|---|{}", "---|".repeat(columns.len()));
     let mut all_well = true;
-    for long in [Long::Select, Long::YoungSelect, Long::Update, Long::Alter] {
+    for long in [Long::Select, Long::YoungSelect, Long::Update, Long::UpdateMyisam, Long::Alter] {
         for lock in ["OFF", "DDL", "ALL"] {
             if long == Long::YoungSelect && lock != "ALL" {
                 continue;
@@ -104,7 +108,7 @@ fn prepare(conn: &mut Conn) -> Result<(), SqlError> {
     for _ in 0..DOUBLINGS {
         conn.exec("INSERT INTO d.big (v) SELECT v FROM d.big")?;
     }
-    Ok(())
+    conn.exec("INSERT INTO d.myisam_big (v) SELECT v FROM d.big LIMIT 100").map(drop)
 }
 
 struct Row {

@@ -72,7 +72,7 @@ fn measured(rounds: &[Round]) -> Option<String> {
     let (before, _) = of(&|round, _| round.pace[0].per_second as u64)?;
     let (during, _) = of(&|round, _| round.pace[1].per_second as u64)?;
     Some(format!(
-        "measured, median (worst): backup {backup} ms ({longest}), gate {gate} us ({worst_gate}), DDL held {lock} ms \
+        "measured, median (worst): backup {backup} ms ({longest}), gate {gate} us ({worst_gate}), lock held {lock} ms \
          ({worst_lock}); commits/s {before} before, {during} during"
     ))
 }
@@ -82,7 +82,7 @@ fn line(number: u32, seed: u64, round: &Round) -> String {
     let Round { backup, check, commits, ddl, ddl_beside, pace, .. } = round;
     let manifest = round.manifest.as_ref().map_or_else(String::new, |m| {
         format!(
-            ", {} MB in {} files, {} passes, gate {} us, DDL held {} ms",
+            ", {} MB in {} files, {} passes, gate {} us, lock held {} ms",
             m.bytes / 1_000_000,
             m.files,
             m.passes,

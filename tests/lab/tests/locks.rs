@@ -12,53 +12,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lab::client::{Conn, ConnOptions, SqlError};
+use lab::client::{Conn, SqlError};
 use lab::features::Features;
 use lab::load::Load;
+use lab::plugged::{Plugged, set_dir, status, wait_for};
 use lab::rng::{Rng, fresh_seed};
 use lab::scratch::Scratch;
-use lab::server::{Options, Server};
+use lab::server::Server;
 use lab::{image, nolog};
 
-/// Longest wait for what should come at once.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What KILL may take: a second (P28), and more on a machine that does other things beside.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-macro_rules! on_every_server {
-    ($($theme:ident)*) => {$(
-        mod $theme {
-            #[test]
-            fn mysql_5_6() {
-                super::$theme("mysql-5.6.24");
-            }
-            #[test]
-            fn mysql_9_7() {
-                super::$theme("mysql-9.7");
-            }
-            #[test]
-            fn mariadb_10_5() {
-                super::$theme("mariadb-10.5");
-            }
-            #[test]
-            fn mariadb_10_11() {
-                super::$theme("mariadb-10.11");
-            }
-            #[test]
-            fn mariadb_11_8() {
-                super::$theme("mariadb-11.8");
-            }
-        }
-    )*};
-}
+lab::on_every_server! { held at_rest }
 
-on_every_server! { held at_rest }
-
-/// A server with the plugin, database `d` with a table of InnoDB and one of MyISAM, and a folder for backups.
+/// A server with the plugin and database `d`, a folder for backups, and a volume for some of them.
 struct Lab {
-    server: Server,
-    backups: PathBuf,
-    /// Mounted before the server starts, which has a mount namespace of its own.
+    plugged: Plugged,
     volume: Volume,
     scratch: Scratch,
 }
@@ -66,30 +36,21 @@ struct Lab {
 impl Lab {
     fn new(name: &str) -> (Lab, Conn) {
         let scratch = Scratch::new(&format!("locks-{name}")).unwrap();
-        let backups = scratch.path().join("backups");
-        fs::create_dir(&backups).unwrap();
+        // Mounted before the server starts, which has a mount namespace of its own.
         let volume = Volume::new(scratch.path());
-        let options = Options { plugins: vec![lab::built::plugin().unwrap()], ..Options::default() };
-        let mut server = Server::create(name, scratch.path(), options).unwrap();
-        server.start().unwrap();
-        let mut conn = server.connect().unwrap();
-        conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'").unwrap();
+        let (plugged, mut conn) = Plugged::installed(name);
         conn.exec("CREATE DATABASE d").unwrap();
         conn.exec("CREATE TABLE d.i (a INT PRIMARY KEY) ENGINE=InnoDB").unwrap();
         conn.exec("CREATE TABLE d.h (a INT) ENGINE=InnoDB").unwrap();
         conn.exec("CREATE TABLE d.big (id INT AUTO_INCREMENT PRIMARY KEY, pad LONGTEXT) ENGINE=InnoDB")
             .unwrap();
         conn.exec("CREATE TABLE d.m (a INT PRIMARY KEY, b INT, KEY (b)) ENGINE=MyISAM").unwrap();
-        (Lab { server, backups, volume, scratch }, conn)
-    }
-
-    fn backup(&self, name: &str) -> PathBuf {
-        self.backups.join(name)
+        (Lab { plugged, volume, scratch }, conn)
     }
 
     /// A backup on a connection of its own: its number, and the statement's end.
     fn start(&self, lock: &str, dir: &Path) -> (u64, JoinHandle<Result<(), SqlError>>) {
-        let mut conn = self.server.connect().unwrap();
+        let mut conn = self.plugged.server.connect().unwrap();
         let id = conn.id();
         conn.exec(format!("SET tokudb_backup_lock = {lock}")).unwrap();
         let sql = set_dir(dir);
@@ -97,25 +58,9 @@ impl Lab {
     }
 }
 
-fn set_dir(dir: &Path) -> String {
-    format!("SET tokudb_backup_dir = '{}'", dir.display())
-}
-
-fn status(conn: &mut Conn, name: &str) -> String {
-    conn.query(format!("SHOW GLOBAL STATUS LIKE 'tokudb_backup_{name}'")).unwrap().texts()[0][1].clone()
-}
-
 fn state_of(conn: &mut Conn, id: u64) -> String {
     let sql = format!("SELECT STATE FROM information_schema.PROCESSLIST WHERE ID = {id}");
     conn.value(sql).unwrap().unwrap_or_default()
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// A client that repeats statements until it is dropped.
@@ -170,10 +115,10 @@ fn held(name: &str) {
     for (lock, statements) in [("DDL", DDL), ("ALL", WRITES)] {
         for how in ["succeeds", "killed", "full"] {
             println!("{lock} {how}");
-            let busy = Busy::new(&lab.server, statements);
+            let busy = Busy::new(&lab.plugged.server, statements);
             let dir = volume.path.join(how);
             // Somebody keeps the lock from being got, so that what is written meanwhile is left for the last pass.
-            let holder = Holder::new(&lab.server, lock);
+            let holder = Holder::new(&lab.plugged.server, lock);
             let (id, backup) = lab.start(lock, &dir);
             wait_for("the wait for the lock", || waits(&mut conn, id));
             conn.exec("INSERT INTO d.big (pad) VALUES (REPEAT('x', 8000000))").unwrap();
@@ -338,15 +283,15 @@ fn at_rest(name: &str) {
 
     // A holder: waited for until the time is up, and named; KILL ends the wait; nothing stays held.
     conn.exec("SET tokudb_backup_lock = ALL, tokudb_backup_lock_timeout = 1").unwrap();
-    let mut holder = lab.server.connect().unwrap();
+    let mut holder = lab.plugged.server.connect().unwrap();
     holder.exec("LOCK TABLES d.m WRITE").unwrap();
-    let error = conn.exec(set_dir(&lab.backup("timed-out"))).unwrap_err();
+    let error = conn.exec(set_dir(&lab.plugged.backup("timed-out"))).unwrap_err();
     assert!(error.message.contains("tokudb_backup_lock_timeout"), "{error}");
     let digits = |c: char| !c.is_ascii_digit();
     assert!(error.message.split(digits).any(|number| number == holder.id().to_string()), "{error}");
     conn.exec("REPLACE INTO d.i VALUES (5)").unwrap();
     conn.exec("CREATE TABLE d.x (a INT)").unwrap();
-    let (id, backup) = lab.start("ALL", &lab.backup("killed"));
+    let (id, backup) = lab.start("ALL", &lab.plugged.backup("killed"));
     wait_for("the wait for the lock", || waits(&mut conn, id));
     let begin = Instant::now();
     conn.exec(format!("KILL QUERY {id}")).unwrap();
@@ -358,9 +303,9 @@ fn at_rest(name: &str) {
     // The session's own locks would be waited for; its transaction is neither committed nor in the way.
     conn.exec("SET tokudb_backup_lock_timeout = DEFAULT").unwrap();
     conn.exec("LOCK TABLES d.m READ").unwrap();
-    let error = conn.exec(set_dir(&lab.backup("own-lock"))).unwrap_err();
+    let error = conn.exec(set_dir(&lab.plugged.backup("own-lock"))).unwrap_err();
     assert!(error.message.contains("UNLOCK TABLES"), "{error}");
-    assert!(!lab.backup("own-lock").exists());
+    assert!(!lab.plugged.backup("own-lock").exists());
     conn.exec("UNLOCK TABLES").unwrap();
     for (end, rows) in [("ROLLBACK", "0"), ("COMMIT", "1")] {
         conn.exec("BEGIN").unwrap();
@@ -369,7 +314,7 @@ fn at_rest(name: &str) {
             // With GTIDs no transaction may write both.
             conn.exec("REPLACE INTO d.m VALUES (77, 1)").unwrap();
         }
-        conn.exec(set_dir(&lab.backup(end))).unwrap();
+        conn.exec(set_dir(&lab.plugged.backup(end))).unwrap();
         conn.exec(end).unwrap();
         assert_eq!(conn.value("SELECT COUNT(*) FROM d.i WHERE a = 77").unwrap().as_deref(), Some(rows));
     }
@@ -383,39 +328,38 @@ fn privileges(lab: &Lab, conn: &mut Conn) {
     conn.exec("CREATE USER joe@localhost").unwrap();
     conn.exec("GRANT BACKUP_ADMIN ON *.* TO joe@localhost").unwrap();
     let joe = || {
-        let options = ConnOptions { user: "joe".into(), ..lab.server.conn_options() };
-        let mut joe = Conn::connect(&options).unwrap();
+        let mut joe = lab.plugged.connect_as("joe");
         joe.exec("SET tokudb_backup_lock = ALL").unwrap();
         joe
     };
-    let error = joe().exec(set_dir(&lab.backup("joe"))).unwrap_err();
+    let error = joe().exec(set_dir(&lab.plugged.backup("joe"))).unwrap_err();
     assert!(error.message.contains("GRANT FLUSH_TABLES"), "{error}");
-    assert!(!lab.backup("joe").exists());
+    assert!(!lab.plugged.backup("joe").exists());
     for privilege in ["FLUSH_TABLES", "RELOAD"] {
         conn.exec(format!("GRANT {privilege} ON *.* TO joe@localhost")).unwrap();
-        joe().exec(set_dir(&lab.backup(privilege))).unwrap();
+        joe().exec(set_dir(&lab.plugged.backup(privilege))).unwrap();
         conn.exec(format!("REVOKE {privilege} ON *.* FROM joe@localhost")).unwrap();
     }
     let mut joe = joe();
     joe.exec("SET tokudb_backup_lock = DDL").unwrap();
-    joe.exec(set_dir(&lab.backup("joe-ddl"))).unwrap();
+    joe.exec(set_dir(&lab.plugged.backup("joe-ddl"))).unwrap();
 }
 
 /// A backup while tables without a log are written, and what a server over it finds wrong with them.
 fn under_load(lab: &Lab, conn: &mut Conn, features: &Features, lock: &str, seed: u64) -> Vec<String> {
     nolog::prepare(conn, features).unwrap();
-    let mut load = Load::new(lab.server.conn_options(), seed);
+    let mut load = Load::new(lab.plugged.server.conn_options(), seed);
     nolog::start(&mut load, features, &Rng::new(seed)).unwrap();
     let shared = Arc::clone(load.shared());
     wait_for("the load", || shared.commits.load(Ordering::Relaxed) >= 20);
-    let dir = lab.backup(&format!("{lock}-{seed}"));
+    let dir = lab.plugged.backup(&format!("{lock}-{seed}"));
     conn.exec(format!("SET tokudb_backup_lock = {lock}")).unwrap();
     conn.exec(set_dir(&dir)).unwrap();
     let (_, failures) = load.stop();
     assert!(failures.is_empty(), "{failures:?}");
     let original = nolog::inserts(conn, features).unwrap();
     let home = lab.scratch.path().join(format!("check-{lock}-{seed}"));
-    let mut restored = image::boot(&lab.server, &dir, &home).unwrap();
+    let mut restored = image::boot(&lab.plugged.server, &dir, &home).unwrap();
     let wrong = nolog::check(&mut restored.connect().unwrap(), features, &original).unwrap();
     restored.stop().unwrap();
     fs::remove_dir_all(&home).unwrap();

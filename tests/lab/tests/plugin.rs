@@ -192,6 +192,13 @@ fn metadata(name: &str) {
     // Ours.
     for (sql, variable, value) in [
         ("SET tokudb_backup_lock = 'off'", "lock", "OFF"),
+        ("SET tokudb_backup_lock = ddl", "lock", "DDL"),
+        ("SET tokudb_backup_lock = 'All'", "lock", "ALL"),
+        // The numbers, by which servers keep the values, stay.
+        ("SET tokudb_backup_lock = 0", "lock", "AUTO"),
+        ("SET tokudb_backup_lock = 1", "lock", "OFF"),
+        ("SET tokudb_backup_lock = 2", "lock", "DDL"),
+        ("SET tokudb_backup_lock = 3", "lock", "ALL"),
         ("SET tokudb_backup_lock = DEFAULT", "lock", "AUTO"),
         ("SET tokudb_backup_lock_timeout = 5", "lock_timeout", "5"),
         ("SET tokudb_backup_lock_timeout = DEFAULT", "lock_timeout", "60"),
@@ -206,6 +213,7 @@ fn metadata(name: &str) {
     }
     for (sql, expected) in [
         ("SET tokudb_backup_lock = 'nonsense'", 1231),
+        ("SET tokudb_backup_lock = 4", 1231),
         ("SET tokudb_backup_lock = NULL", 1231),
         ("SET tokudb_backup_gate_timeout = 50", 1229),
         ("SET tokudb_backup_throttle = -1", 1105),
