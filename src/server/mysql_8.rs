@@ -18,7 +18,7 @@ use super::symbols::{function, sql};
 use crate::engine::error::{Error, Result};
 
 /// RELOAD_ACL (auth_acls.h: 1 << 6 in all versions).
-const RELOAD_ACL: u32 = 1 << 6;
+const RELOAD_ACL: u64 = 1 << 6;
 /// An acquisition that fails sooner than this took its wait for nanoseconds.
 const NOT_A_SECOND: Duration = Duration::from_millis(200);
 
@@ -38,11 +38,11 @@ fn open(what: Hold) -> Result<Session> {
 /// Whether the session's user may run FLUSH TABLES WITH READ LOCK.
 pub fn may_flush(thd: Thd) -> Result<()> {
     type Grant = unsafe extern "C" fn(*mut c_void, *const std::ffi::c_char, usize) -> u16;
-    type Check = unsafe extern "C" fn(Thd, u32) -> bool;
+    type Check = unsafe extern "C" fn(Thd, u64) -> bool;
     let what = Hold::Everything;
     let rights = Rights::of(thd).ok_or_else(|| unavailable(what))?;
-    // SAFETY: `Security_context::has_global_grant` and `check_global_access(THD *, Access_bitmask)` of 9.7; before, the
-    // mask was a ulong.
+    // SAFETY: `Security_context::has_global_grant` and `check_global_access(THD *, Access_bitmask)`: the mask is an
+    // unsigned int in 9.7 and was a ulong before; 64 bits are either.
     let (grant, check): (Option<Grant>, Option<Check>) = unsafe {
         (
             function(&[c"_ZN16Security_context16has_global_grantEPKcm"]),

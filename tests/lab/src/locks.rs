@@ -96,9 +96,14 @@ pub fn run(name: &str) -> Result<bool> {
 
 fn prepare(conn: &mut Conn) -> Result<(), SqlError> {
     conn.exec("CREATE DATABASE d")?;
-    for (table, engine) in
-        [("big", "InnoDB"), ("small", "InnoDB"), ("holder", "InnoDB"), ("myisam", "MyISAM")]
-    {
+    let tables = [
+        ("big", "InnoDB"),
+        ("small", "InnoDB"),
+        ("holder", "InnoDB"),
+        ("myisam", "MyISAM"),
+        ("myisam_big", "MyISAM"),
+    ];
+    for (table, engine) in tables {
         conn.exec(format!(
             "CREATE TABLE d.{table} (id INT AUTO_INCREMENT PRIMARY KEY, v INT NOT NULL, pad CHAR(80) NOT NULL DEFAULT \
              'p') ENGINE={engine}"
