@@ -35,6 +35,13 @@ pub fn begin_round(conn: &mut Conn, features: &Features) -> Result<(), SqlError>
         conn.exec(format!("CREATE TABLE {table} (id INT PRIMARY KEY, own INT NOT NULL) ENGINE={engine}"))?;
         conn.exec(format!("INSERT INTO {table} VALUES (1, {n}), (2, {n}), (3, {n})"))?;
     }
+    if engine == "InnoDB" {
+        // MariaDB's recovery does not find a tablespace that was renamed round the ring and whose first page has never
+        // been written (11.8.6, 1 of 130 images; its file is there, under the name that the log says).
+        let tables: Vec<String> = (0..RING_TABLES).map(ring_table).collect();
+        conn.exec(format!("FLUSH TABLES {} FOR EXPORT", tables.join(", ")))?;
+        conn.exec("UNLOCK TABLES")?;
+    }
     conn.exec("FLUSH TABLES").map(drop)
 }
 
