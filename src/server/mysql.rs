@@ -234,7 +234,7 @@ impl Server for MySql {
     ) -> Result<ServerLock> {
         match GlobalReadLocks::of(&self.host) {
             Some(locks) => locks.hold(thd, what, limit, poll),
-            None => mysql_8::hold(thd, what, limit, poll),
+            None => mysql_8::hold(thd, self.session_id(thd), what, limit, poll),
         }
     }
 

@@ -4,7 +4,7 @@
 //! A FLUSH TABLES that is given up makes every statement on a table in use wait until those end that used it. So none
 //! is begun while a statement that is older than a second uses a table, or a LOCK TABLES stands: then nobody queues.
 
-use std::ffi::{CStr, c_int, c_ulong, c_void};
+use std::ffi::{CStr, CString, c_int, c_ulong, c_void};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -77,9 +77,10 @@ fn not_granted() -> Error {
     Error::new(libc::EPERM, text)
 }
 
-/// See [`super::Server::hold`].
+/// See [`super::Server::hold`]; `backup` is the number of the session.
 pub fn hold(
     thd: Thd,
+    backup: u64,
     what: Hold,
     limit: Duration,
     poll: &mut dyn FnMut() -> Result<()>,
@@ -88,7 +89,7 @@ pub fn hold(
     by_thread(poll, move |stop| {
         let session = open(what)?;
         let lock = InstanceLock::find().ok_or_else(|| unavailable(what))?;
-        Held { session, rights, lock, instance: false, tables: false }.reach(what, limit, stop)
+        Held { session, rights, lock, instance: false, tables: false }.reach(what, backup, limit, stop)
     })
 }
 
@@ -162,7 +163,7 @@ macro_rules! holders {
              CONCAT(m.OBJECT_SCHEMA, '.', m.OBJECT_NAME))), ' (', t.PROCESSLIST_COMMAND, ' ', t.PROCESSLIST_TIME, ' s', \
              IFNULL(CONCAT(': ', LEFT(t.PROCESSLIST_INFO, 80)), ''), ')') FROM performance_schema.metadata_locks m \
              JOIN performance_schema.threads t ON t.THREAD_ID = m.OWNER_THREAD_ID WHERE m.LOCK_STATUS = 'GRANTED' AND \
-             t.PROCESSLIST_ID IS NOT NULL AND (",
+             t.PROCESSLIST_ID <> @backup AND (",
             $condition,
             ") GROUP BY t.THREAD_ID, t.PROCESSLIST_ID, t.PROCESSLIST_USER, t.PROCESSLIST_COMMAND, t.PROCESSLIST_TIME, \
              t.PROCESSLIST_INFO ORDER BY t.PROCESSLIST_TIME DESC LIMIT 3\0"
@@ -184,9 +185,11 @@ const POSSIBLY: &CStr = sql(holders!(
 ));
 
 impl Held {
-    fn reach(mut self, what: Hold, limit: Duration, stop: &AtomicBool) -> Result<Held> {
+    fn reach(mut self, what: Hold, backup: u64, limit: Duration, stop: &AtomicBool) -> Result<Held> {
         let end = Instant::now() + limit;
-        self.session.query(c"SET SESSION lock_wait_timeout = 1").map_err(|refusal| {
+        // The session that takes the backup may be in a transaction and have locks of tables, but none open.
+        let prepare = format!("SET SESSION lock_wait_timeout = 1, @backup = {backup}");
+        self.session.query(&CString::new(prepare).unwrap_or_default()).map_err(|refusal| {
             Error::new(libc::EIO, format!("{}: {} ({})", what.failure(), refusal.text, refusal.code))
         })?;
         loop {

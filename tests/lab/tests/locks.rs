@@ -308,14 +308,23 @@ fn at_rest(name: &str) {
     assert!(!lab.plugged.backup("own-lock").exists());
     conn.exec("UNLOCK TABLES").unwrap();
     for (end, rows) in [("ROLLBACK", "0"), ("COMMIT", "1")] {
-        conn.exec("BEGIN").unwrap();
-        conn.exec("INSERT INTO d.i VALUES (77)").unwrap();
+        let mut session = lab.plugged.server.connect().unwrap();
+        let id = session.id();
+        session.exec("SET tokudb_backup_lock = ALL").unwrap();
+        session.exec("BEGIN").unwrap();
+        session.exec("INSERT INTO d.i VALUES (77)").unwrap();
         if !features.atomic_ddl() {
             // With GTIDs no transaction may write both.
-            conn.exec("REPLACE INTO d.m VALUES (77, 1)").unwrap();
+            session.exec("REPLACE INTO d.m VALUES (77, 1)").unwrap();
         }
-        conn.exec(set_dir(&lab.plugged.backup(end))).unwrap();
-        conn.exec(end).unwrap();
+        // Long enough for the statement itself to count as one that takes long.
+        holder.exec("LOCK TABLES d.h WRITE").unwrap();
+        let sql = set_dir(&lab.plugged.backup(end));
+        let backup = std::thread::spawn(move || session.exec(sql).map(|_| session));
+        let time = format!("SELECT TIME >= 3 FROM information_schema.PROCESSLIST WHERE ID = {id}");
+        wait_for("a statement that takes long", || conn.value(&time).unwrap().as_deref() == Some("1"));
+        holder.exec("UNLOCK TABLES").unwrap();
+        backup.join().unwrap().unwrap().exec(end).unwrap();
         assert_eq!(conn.value("SELECT COUNT(*) FROM d.i WHERE a = 77").unwrap().as_deref(), Some(rows));
     }
     if features.atomic_ddl() {
