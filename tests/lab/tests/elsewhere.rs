@@ -1,6 +1,7 @@
 //! Every place where a server keeps files: with its files all over the machine, a backup of all of it, and a server
 //! over a copy that opens nothing of the original's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use lab::client::Conn;
 use lab::image::files_in_use;
 use lab::installation::copy_tree;
-use lab::plugged::{INSTALL, backed_up_under_writes};
+use lab::plugged::{INSTALL, backed_up_under_writes, set_dir, status, wait_for};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
@@ -143,6 +144,15 @@ fn all_over_the_machine(name: &str) {
     let mut conn = server.connect().unwrap();
     conn.exec(INSTALL).unwrap();
     let tables = machine.make_tables(&mut conn);
+    // Relay logs of a channel have names of their own. Nobody listens at that port.
+    let channel = match name {
+        "mysql-5.6.24" => "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='x'",
+        "mysql-9.7" => {
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT=1, SOURCE_USER='x' FOR CHANNEL 'ch'"
+        }
+        _ => "CHANGE MASTER 'ch' TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='x'",
+    };
+    conn.exec(channel).unwrap();
     // Not the server's.
     fs::write(machine.place("logs").join("stranger"), "x").unwrap();
     fs::create_dir(machine.place("tables").join("backups")).unwrap();
@@ -160,6 +170,17 @@ fn all_over_the_machine(name: &str) {
         },
     );
     assert!(!backup.join("mysql_log_bin/stranger").exists());
+    let names = |dir: &Path| -> BTreeSet<_> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let relay = names(&machine.place("relay"));
+    assert!(relay.iter().any(|name| name.ends_with(".000001")), "{relay:?}");
+    assert_eq!(relay.iter().any(|log| log.starts_with("rl-")), name != "mysql-5.6.24", "{relay:?}");
+    assert_eq!(names(&backup.join("relay_log")), relay);
+    for index in relay.iter().filter(|name| name.ends_with(".index")) {
+        let text = fs::read_to_string(backup.join("relay_log").join(index)).unwrap();
+        assert!(text.lines().all(|line| line.starts_with("./")), "{index}: {text}");
+    }
     assert!(
         backup.join("mysql_log_bin/bl.000001").is_file()
             && backup.join("log_bin_index/names.index").is_file()
@@ -169,7 +190,11 @@ fn all_over_the_machine(name: &str) {
     let copy = machine.place("copy");
     copy_tree(&backup, &copy).unwrap();
     let defaults = Some(copy.join("backup_my.cnf"));
-    let options = Options { args: vec!["--server-id=1".into()], defaults, ..server.options.clone() };
+    let options = Options {
+        args: vec!["--server-id=1".into(), "--skip-slave-start".into()],
+        defaults,
+        ..server.options.clone()
+    };
     let mut restored =
         Server::over(name, &machine.place("restored"), &copy.join("mysql_data_dir"), options).unwrap();
     restored.start().unwrap();
@@ -225,12 +250,9 @@ fn a_directory_that_comes_too_late(name: &str) {
     let backup = scratch.path().join("backup");
     let mut taker = server.connect().unwrap();
     taker.exec("SET tokudb_backup_throttle = 0").unwrap();
-    let sql = format!("SET tokudb_backup_dir = '{}'", backup.display());
+    let sql = set_dir(&backup);
     let taken = std::thread::spawn(move || taker.exec(sql).map(drop));
-    let state = "SHOW GLOBAL STATUS LIKE 'tokudb_backup_state'";
-    while conn.query(state).unwrap().texts()[0][1] != "copying" {
-        std::thread::yield_now();
-    }
+    wait_for("a paused backup", || status(&mut conn, "state") == "copying");
     conn.exec(table("u", &known)).unwrap();
     conn.exec(table("v", &new)).unwrap();
     conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
@@ -242,4 +264,31 @@ fn a_directory_that_comes_too_late(name: &str) {
     fs::remove_dir_all(&backup).unwrap();
     conn.exec(format!("SET tokudb_backup_dir = '{}'", backup.display())).unwrap();
     assert!(backup.join("backup_manifest").is_file());
+}
+
+/// In a directory of which only undo tablespaces are taken, under a name that the user chose.
+#[test]
+fn an_undo_tablespace_that_is_made_meanwhile() {
+    let scratch = Scratch::new("undo").unwrap();
+    let undo = scratch.path().join("undo");
+    fs::create_dir(&undo).unwrap();
+    let options = Options { plugins: vec![lab::built::plugin().unwrap()], ..Options::default() };
+    let mut server = Server::create("mysql-9.7", &scratch.path().join("server"), options).unwrap();
+    for name in ["undo_001", "undo_002"] {
+        fs::rename(server.data().join(name), undo.join(name)).unwrap();
+    }
+    server.options.args = vec![format!("--innodb-undo-directory={}", undo.display())];
+    server.start().unwrap();
+    let mut conn = server.connect().unwrap();
+    conn.exec(INSTALL).unwrap();
+    let backup = scratch.path().join("backup");
+    let mut taker = server.connect().unwrap();
+    taker.exec("SET tokudb_backup_throttle = 0").unwrap();
+    let sql = set_dir(&backup);
+    let taken = std::thread::spawn(move || taker.exec(sql).map(drop));
+    wait_for("a paused backup", || status(&mut conn, "state") == "copying");
+    conn.exec("CREATE UNDO TABLESPACE late ADD DATAFILE 'late.ibu'").unwrap();
+    conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
+    taken.join().unwrap().unwrap();
+    assert!(backup.join("innodb_undo_directory/late.ibu").is_file());
 }
