@@ -11,6 +11,7 @@ pub mod error;
 pub mod exclude;
 pub mod faults;
 pub mod finish;
+pub mod folder;
 pub mod hold;
 pub mod identity;
 pub mod listing;

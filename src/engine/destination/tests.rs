@@ -108,8 +108,8 @@ fn from_nothing_to_complete() {
     assert_eq!((mode(&path), mode(&marker)), (0o750, 0o640));
 
     let image = destination.make_image("mysql_data_dir").unwrap();
-    assert_eq!(image, path.join("mysql_data_dir"));
-    assert_eq!(mode(&image), 0o750);
+    assert_eq!(image.path(), path.join("mysql_data_dir"));
+    assert_eq!(mode(image.path()), 0o750);
     assert_refused(&destination.make_image("mysql_data_dir").unwrap_err(), libc::EEXIST, "mysql_data_dir");
     assert_refused(&destination.make_image("a\0b").unwrap_err(), libc::EINVAL, "named");
 
@@ -365,7 +365,7 @@ fn a_destination_that_is_gone_is_no_success() {
 
     fs::create_dir(scene.at("parent")).unwrap();
     let mut destination = scene.prepare("parent/d").unwrap();
-    let image = destination.make_image("mysql_data_dir").unwrap();
+    let image = destination.make_image("mysql_data_dir").unwrap().path().to_owned();
     fs::rename(scene.at("parent"), scene.at("moved")).unwrap();
     gone(&destination);
     fs::rename(scene.at("moved"), scene.at("parent")).unwrap();
@@ -401,7 +401,7 @@ fn what_is_discarded_leaves_nothing() {
     // What holds something stays, marked.
     let mut destination = scene.prepare("new").unwrap();
     let image = destination.make_image("a").unwrap();
-    fs::write(image.join("x"), "").unwrap();
+    fs::write(image.path().join("x"), "").unwrap();
     destination.discard();
     assert_eq!(names(&scene.at("new")), ["a", "backup_incomplete"]);
     // A directory that has taken the place of ours is not ours to remove.
