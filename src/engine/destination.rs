@@ -153,16 +153,15 @@ impl Destination {
     /// backup is incomplete.
     pub fn finish(&self, manifest: &Manifest) -> Result<()> {
         self.verify()?;
-        if let Err(error) = self.write_manifest(manifest) {
-            let _ = self.folder.remove_file(UNFINISHED_MANIFEST);
-            return Err(error);
-        }
-        self.verify()?;
-        let unmarked = self.folder.remove_file(INCOMPLETE).and_then(|()| self.folder.sync());
+        let finish = || {
+            self.write_manifest(manifest)?;
+            self.verify()?;
+            self.folder.remove_file(INCOMPLETE)?;
+            self.folder.sync()?;
+            self.verify()
+        };
         // A failed backup is marked whatever happens; if even that fails, the error is the first one.
-        unmarked.and_then(|()| self.verify()).inspect_err(|_| {
-            let _ = self.mark_incomplete();
-        })
+        finish().inspect_err(|_| self.revoke())
     }
 
     /// After [`Destination::finish`], when the backup has been reported as failed meanwhile: marks it again.
@@ -170,6 +169,7 @@ impl Destination {
         // Already marked, or beyond help: the report was of a failure in any case.
         let _ = self.mark_incomplete();
         let _ = self.folder.remove_file(MANIFEST);
+        let _ = self.folder.remove_file(UNFINISHED_MANIFEST);
     }
 
     fn check_empty(&self) -> Result<()> {

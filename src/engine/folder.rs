@@ -196,7 +196,7 @@ impl Folder {
     /// Removes an empty directory.
     pub fn remove_folder(&self, name: &CStr) -> Result<()> {
         rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
-            .map_err(|errno| failed("remove", &self.path_of(name), errno))
+            .map_err(|errno| self.refused("remove", name, errno))
     }
 
     /// Removes a file or link; one that is not there is as good.

@@ -282,7 +282,14 @@ impl Reconciler {
                 Answer::Excluded(answer) if answer.len() == paths.len() => Ok(answer),
                 _ => Err(Error::new(libc::EPROTO, "the exclude callback gave no answer")),
             },
-            matching => Ok(paths.iter().map(|path| matching.matches(path.as_os_str().as_bytes())).collect()),
+            // A large expression takes its time.
+            matching => paths
+                .iter()
+                .map(|path| {
+                    self.control.check()?;
+                    Ok(matching.matches(path.as_os_str().as_bytes()))
+                })
+                .collect(),
         }
     }
 

@@ -46,7 +46,10 @@ pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
 fn turn_link(layout: &Layout, link: &Path, folder: &Folder, name: &CStr, source: &Path) -> Result<()> {
     let target = folder.read_link(name)?;
     let led = source.parent().unwrap_or(Path::new("/")).join(&target);
-    let image = image_of(layout, &led).ok_or_else(|| leads_out(source, &led))?;
+    let image = image_of(layout, &led).ok_or_else(|| match source.symlink_metadata() {
+        Ok(original) if !original.is_symlink() => folder.foreign(name, "is a symbolic link now"),
+        _ => leads_out(source, &led),
+    })?;
     let wanted = relative(link, &image);
     if wanted == target {
         return Ok(());

@@ -231,6 +231,8 @@ fn walk(
             Err(e) => return Err(Error::io("list", &directory, &e)),
         };
         for entry in entries {
+            // A large expression takes its time for each.
+            poll()?;
             let entry = entry.map_err(|e| Error::io("list", &directory, &e))?;
             let path = entry.path();
             if !members.hold(top, &path) || exclude.matches(path.as_os_str().as_bytes()) {

@@ -269,7 +269,7 @@ fn requests(name: &str) {
     for expression in expressions {
         // That a server takes no such long value is as good.
         if hasty.exec(format!("SET tokudb_backup_exclude = {expression}")).is_ok() {
-            refused(&mut hasty, set_dir(&never), 1105, libc::EINVAL, "not valid");
+            refused(&mut hasty, set_dir(&never), 1105, libc::EINVAL, "expression");
         }
     }
     assert!(!never.exists());
