@@ -6,8 +6,9 @@
 
 use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::backup::{Frame, Members, Report, Source};
 use crate::engine::destination::place::{Id, Place};
@@ -47,14 +48,17 @@ pub unsafe fn check(
     let sources = pairs
         .map(|(source, image)| Source { path: source.path, image: image.path.clone(), members: Members::All })
         .collect();
-    let folders = images.into_iter().map(|image| (image.id, Folder::new(image.fd, image.path))).collect();
-    Ok((sources, Images { folders, refused: AtomicBool::new(false) }))
+    let places = images.iter().map(|image| (image.id, image.path.clone())).collect();
+    let folders = images.into_iter().map(|image| Folder::new(image.fd, image.path)).collect();
+    Ok((sources, Images { places, folders: Mutex::new(folders), refused: AtomicBool::new(false) }))
 }
 
 /// The destinations of a backup that is about to begin.
 #[derive(Debug)]
 pub struct Images {
-    folders: Vec<(Id, Folder)>,
+    places: Vec<(Id, PathBuf)>,
+    /// Until the backup begins; from then on it holds them.
+    folders: Mutex<Vec<Folder>>,
     refused: AtomicBool,
 }
 
@@ -67,17 +71,17 @@ impl Images {
 
 impl Frame for Images {
     fn begin(&self) -> Result<Vec<Folder>> {
-        let result =
-            self.folders.iter().map(|(_, image)| empty(image).and_then(|()| image.again())).collect();
-        self.refused.store(Result::is_err(&result), Ordering::SeqCst);
+        let folders = std::mem::take(&mut *self.folders.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = folders.iter().try_for_each(empty).map(|()| folders);
+        self.refused.store(result.is_err(), Ordering::SeqCst);
         result
     }
 
     /// A backup that is not where it was asked for is no success.
     fn complete(&self, _: &Report) -> Result<()> {
-        for (id, image) in &self.folders {
-            if !id.is_found_by(image.path())? {
-                let path = image.path().display();
+        for (id, image) in &self.places {
+            if !id.is_found_by(image)? {
+                let path = image.display();
                 let text = format!("Backup directory {path} was removed or replaced while the backup ran");
                 return Err(Error::new(libc::ENOENT, text));
             }

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::error::{Error, Result};
 use super::folder::{Folder, retry};
 use super::manifest::Manifest;
+use super::store::STORE_NAME;
 use place::{Id, Place};
 
 /// The file that says that a backup is not complete.
@@ -142,6 +143,10 @@ impl Destination {
     /// Takes back everything that was made, while nothing has been copied yet: for a backup that is refused. What
     /// is not empty stays, and stays marked incomplete.
     pub fn discard(self) {
+        for (name, _) in &self.images {
+            let image = self.folder.folder(Path::new(OsStr::from_bytes(name.to_bytes())));
+            let _ = image.and_then(|image| image.remove_folder(STORE_NAME));
+        }
         let removed = self.images.iter().all(|(name, _)| self.folder.remove_folder(name).is_ok());
         if removed {
             let _ = self.folder.remove_file(INCOMPLETE);

@@ -127,8 +127,9 @@ impl<'a> Engine<'a> {
 
     /// Everything up to a durable image.
     pub fn run(mut self, watcher: &dyn Watcher) -> Result<Report> {
-        self.open_images()?;
+        // What is refused by the sources alone leaves nothing in the destination.
         self.state.add_roots()?;
+        self.open_images()?;
         self.enter(Phase::Copying);
         watcher.review_unseen()?;
         self.pass(true)?;
