@@ -26,7 +26,17 @@ pub struct Verdict {
     /// Asynchronous writes that were entered, and those among them whose completion has become a mark.
     pub flights: [u64; 2],
     /// What capture has missed.
-    pub problems: Vec<String>,
+    pub problems: Problems,
+}
+
+/// What is wrong: in short, how often, and the first in full.
+pub type Problems = BTreeMap<String, (u64, String)>;
+
+impl Verdict {
+    /// Something is wrong.
+    pub fn add(&mut self, what: &str, which: String) {
+        self.problems.entry(what.to_owned()).or_insert((0, which)).0 += 1;
+    }
 }
 
 /// Everything that all threads said, and when.
@@ -116,7 +126,7 @@ enum Change {
 pub fn judge(threads: &[Thread], marks: &Marks, data: &str, outer: &str) -> Verdict {
     let mut verdict = Verdict::default();
     let Some(window) = &marks.window else {
-        verdict.problems.push("capture was never attached, or never ended: there is nothing to judge".into());
+        verdict.add("capture was never attached, or never ended: there is nothing to judge", String::new());
         return verdict;
     };
     let scene = Scene { marks, data, outer, keys: keys(threads, outer) };
@@ -133,7 +143,7 @@ pub fn judge(threads: &[Thread], marks: &Marks, data: &str, outer: &str) -> Verd
         if marks.ranges.get(&flight.key).is_some_and(|ranges| ranges.iter().any(covers)) {
             verdict.flights[1] += 1;
         } else if flight.at < end {
-            verdict.problems.push(format!("an asynchronous write was never marked: {flight:?}"));
+            verdict.add("an asynchronous write was never marked", format!("{flight:?}"));
         }
     }
     verdict
@@ -220,10 +230,10 @@ impl Scene<'_> {
                 if let (true, Some(path)) = (unseen, path) {
                     *verdict.unseen.entry(path.to_owned()).or_default() += 1;
                 } else {
-                    verdict.problems.push(format!(
-                        "{} at {} in thread {}: {change:?}: {missing}; {call:?}",
-                        call.name, call.at, thread.tid
-                    ));
+                    verdict.add(
+                        &format!("{}: {missing}", call.name),
+                        format!("thread {}: {change:?} by {call:?}", thread.tid),
+                    );
                 }
             }
             if matches!(call.name.as_str(), "io_submit" | "io_uring_enter") {
@@ -427,7 +437,7 @@ impl Scene<'_> {
                     let fits = |flight: &&Said| {
                         keys.is_some_and(|keys| keys.contains(&flight.key)) && holds(&flight.range, range)
                     };
-                    need(entered.iter().any(fits), &format!("{path} {range:?} was not entered"))?;
+                    need(entered.iter().any(fits), "a write was not entered as in flight")?;
                 }
                 Ok(())
             }

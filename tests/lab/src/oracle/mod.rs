@@ -85,7 +85,7 @@ pub struct Report {
     /// Statements of the deeds that the server refused.
     pub refused: Vec<String>,
     /// What capture has missed.
-    pub problems: Vec<String>,
+    pub problems: judge::Problems,
 }
 
 /// Runs one oracle and prints what it saw. Whether nothing was missed.
@@ -172,10 +172,11 @@ pub fn watch(settings: &Settings) -> Result<Report> {
     let threads = log::read(&folder)?;
     let marks = judge::Marks::of(&threads);
     // The kernel shows paths to strace as they are outside of the server's own root.
-    let outer = server.installation.root().display().to_string();
+    let outer = server.installation.root().canonicalize()?.display().to_string();
     let mut verdict = judge::judge(&threads, &marks, &server.data().display().to_string(), &outer);
-    let mut problems = std::mem::take(&mut verdict.problems);
-    problems.extend(failures.into_iter().map(|failure| failure.text));
+    for failure in failures {
+        verdict.add("a client met an error that it did not expect", failure.text);
+    }
     let mut contents = [0; 2];
     for (key, file) in &before {
         let changes = after.get(key).map(|after| file.changes(after)).unwrap_or_default();
@@ -184,13 +185,14 @@ pub fn watch(settings: &Settings) -> Result<Report> {
         let is_missed =
             |range: &&std::ops::Range<u64>| !marks.unseen.contains(key) && !marks.touch(*key, range);
         if let Some(missed) = changes.iter().find(is_missed) {
-            problems.push(format!("{} has changed in {missed:?} without a mark", file.path.display()));
+            verdict
+                .add("a file has changed without a mark", format!("{} in {missed:?}", file.path.display()));
         }
     }
     if let Some(error) = ended.err().filter(|error| error.code != KILLED) {
-        problems.push(format!("the backup ended by itself: {error}"));
+        verdict.add("the backup ended by itself", error.to_string());
     }
-    let judge::Verdict { changes, unseen, flights, .. } = verdict;
+    let judge::Verdict { changes, unseen, flights, problems } = verdict;
     Ok(Report { changes, unseen, flights, contents, refused, problems })
 }
 
