@@ -11,7 +11,7 @@ const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-i
                      [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
        lab locks --server NAME
-       lab oracle --server NAME [--seconds N] [--seed S] [--drop-hooks NAME,...]
+       lab oracle --server NAME [--seconds N] [--seed S] [--drop-hooks NAME,...] [--keep DIR]
        lab with-server --server NAME -- COMMAND [ARG...]";
 
 fn main() -> ExitCode {
@@ -66,8 +66,9 @@ fn run(args: Vec<String>) -> Result<bool> {
             let Some(server) = server else { bail!("{USAGE}") };
             let load = Duration::from_secs(flags.value("--seconds")?.unwrap_or(60));
             let dropped = flags.value("--drop-hooks")?.unwrap_or_default();
+            let keep: Option<std::path::PathBuf> = flags.value("--keep")?;
             flags.end()?;
-            lab::oracle::run(&lab::oracle::Settings { server, load, seed, dropped })
+            lab::oracle::run(&lab::oracle::Settings { server, load, seed, dropped, keep })
         }
         "locks" => {
             let Some(server) = server else { bail!("{USAGE}") };

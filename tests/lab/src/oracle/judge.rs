@@ -101,21 +101,28 @@ impl Line {
     }
 }
 
+/// A file as a call names it. Another thread may give it another path at any time; a descriptor leads to the same one.
+#[derive(Debug)]
+struct File {
+    fd: Option<String>,
+    path: String,
+}
+
 /// What a call has changed, and what capture must have said of it.
 #[derive(Debug)]
 enum Change {
-    /// These bytes of the file at this path.
-    Range(String, Range<u64>),
+    /// These bytes of the file.
+    Range(File, Range<u64>),
     /// So many bytes, where the descriptor's position was.
-    AtPosition(String, u64),
-    /// The file at this path was made or emptied.
-    Born(String),
+    AtPosition(File, u64),
+    /// The file was made or emptied.
+    Born(File),
     /// A name came or went: the path.
     Name(String),
-    /// Mode, owner or times (or extended attributes) of what is at this path.
-    Attributes(String, u64),
+    /// Mode, owner or times (or extended attributes) of the file.
+    Attributes(File, u64),
     /// A writable mapping of the file.
-    Mapped(String),
+    Mapped(File),
     /// So many requests were taken; their files by path.
     Requests(u64, Vec<(String, Range<u64>)>),
     /// Something that the table of this test does not have.
@@ -184,7 +191,7 @@ impl Scene<'_> {
     }
 
     fn judge(&self, thread: &Thread, window: &Range<Time>, verdict: &mut Verdict) {
-        // What paths stood for when the thread looked last, and the names that it did not find.
+        // What the thread has looked at since its last change: paths, descriptors, and names that were not there.
         let mut known = HashMap::<String, Option<Key>>::new();
         let mut entered = Vec::new();
         for (index, line) in thread.lines.iter().enumerate() {
@@ -213,11 +220,22 @@ impl Scene<'_> {
                     line.call().is_none_or(|call| call.result < 0 || self.changes(call, &known).is_empty())
                 })
                 .collect();
-            // Made by this call, the file is looked at after it.
-            let mut then = known.clone();
-            for call in after.iter().filter_map(|line| line.call()) {
-                self.look(call, &mut then);
+            // What is made by this call is looked at after it. What was looked at before may have changed by then.
+            let mut looked = std::mem::take(&mut known);
+            looked.retain(|_, key| key.is_some());
+            if call.opened().is_some() {
+                looked.remove(&call.result.to_string());
             }
+            let mut later = HashMap::new();
+            for call in after.iter().filter_map(|line| line.call()) {
+                let mut found = HashMap::new();
+                self.look(call, &mut found);
+                for (path, key) in found {
+                    later.entry(path).or_insert(key);
+                }
+            }
+            later.extend(looked);
+            let then = later;
             let said: Vec<&Said> = after.iter().filter_map(|line| line.said()).collect();
             for change in changes {
                 let Err(missing) = self.seen(&change, call, &said, &after, &then, &mut entered) else {
@@ -245,6 +263,11 @@ impl Scene<'_> {
     /// Remembers what the kernel tells.
     fn look(&self, call: &Call, known: &mut HashMap<String, Option<Key>>) {
         if let Some((path, key)) = call.found().filter(|_| call.result == 0) {
+            // By its number only, for calls that look at an open file.
+            let is_open = call.name == "fstat" || call.arg(1) == "\"\"";
+            if let Some(fd) = descriptor(call.arg(0)).filter(|_| is_open) {
+                known.insert(fd, Some(key));
+            }
             known.insert(inner(&path, self.outer), Some(key));
         } else if call.name == "newfstatat"
             && call.rest.starts_with("ENOENT")
@@ -256,7 +279,10 @@ impl Scene<'_> {
 
     /// What a call that succeeded has changed below the data directory.
     fn changes(&self, call: &Call, known: &HashMap<String, Option<Key>>) -> Vec<Change> {
-        let file = |index| self.ours(call.path_of_fd(index).map(str::to_owned));
+        let file = |index| {
+            let path = self.ours(call.path_of_fd(index).map(str::to_owned))?;
+            Some(File { fd: descriptor(call.arg(index)), path })
+        };
         let path = |directory, path| self.ours(call.path(self.data, directory, path));
         let from = |index| call.number(index).unwrap_or(0);
         let count = call.result as u64;
@@ -278,7 +304,7 @@ impl Scene<'_> {
                 }));
             }
             "ftruncate" => add(file(0).map(|file| Change::Range(file, from(1)..u64::MAX))),
-            "truncate" => add(path(None, 0).map(|file| Change::Range(file, from(1)..u64::MAX))),
+            "truncate" => add(path(None, 0).map(|path| Change::Range(File::at(path), from(1)..u64::MAX))),
             "fallocate" => add(file(0).map(|file| Change::Range(file, from(2)..from(2) + from(3)))),
             "open" | "openat" | "openat2" | "creat" => {
                 let (directory, name) =
@@ -286,7 +312,10 @@ impl Scene<'_> {
                 let flags = call.args.get(name + 1..).unwrap_or_default().join(",");
                 let creates = flags.contains("O_CREAT") || call.name == "creat";
                 let named = path(directory, name);
-                let opened = || self.ours(call.opened().map(str::to_owned));
+                let opened = || {
+                    let path = self.ours(call.opened().map(str::to_owned))?;
+                    Some(File { fd: Some(call.result.to_string()), path })
+                };
                 let is_new = named.as_ref().is_some_and(|path| known.get(path).copied().flatten().is_none());
                 if flags.contains("O_TMPFILE") || flags.contains("O_TRUNC") || call.name == "creat" {
                     add(opened().map(Change::Born));
@@ -306,15 +335,15 @@ impl Scene<'_> {
             "linkat" => add(path(Some(2), 3).map(Change::Name)),
             "symlinkat" => add(path(Some(1), 2).map(Change::Name)),
             "chmod" | "chown" | "lchown" | "utime" | "utimes" => {
-                add(path(None, 0).map(|path| Change::Attributes(path, ATTRIBUTES)));
+                add(path(None, 0).map(|path| Change::Attributes(File::at(path), ATTRIBUTES)));
             }
             "fchmod" | "fchown" => add(file(0).map(|file| Change::Attributes(file, ATTRIBUTES))),
             "fchmodat" | "fchmodat2" | "fchownat" | "utimensat" | "futimesat" => {
-                let at = if call.arg(1) == "NULL" { file(0) } else { path(Some(0), 1) };
-                add(at.map(|path| Change::Attributes(path, ATTRIBUTES)));
+                let at = if call.arg(1) == "NULL" { file(0) } else { path(Some(0), 1).map(File::at) };
+                add(at.map(|file| Change::Attributes(file, ATTRIBUTES)));
             }
             "setxattr" | "lsetxattr" | "removexattr" | "lremovexattr" => {
-                add(path(None, 0).map(|path| Change::Attributes(path, XATTRS)));
+                add(path(None, 0).map(|path| Change::Attributes(File::at(path), XATTRS)));
             }
             "fsetxattr" | "fremovexattr" => add(file(0).map(|file| Change::Attributes(file, XATTRS))),
             "mmap" if call.arg(3).contains("MAP_SHARED") && call.arg(2).contains("PROT_WRITE") => {
@@ -361,6 +390,10 @@ impl Scene<'_> {
         entered: &mut Vec<&Said>,
     ) -> Result<(), String> {
         let key = |path: &str| known.get(path).copied().flatten().ok_or("capture did not even look at it");
+        let key_of = |file: &File| match file.fd.as_ref().and_then(|fd| known.get(fd).copied().flatten()) {
+            Some(key) => Ok(key),
+            None => key(&file.path),
+        };
         let has = |what: &str, fits: &dyn Fn(&Said) -> bool| {
             said.iter().any(|said| said.what == what && fits(said))
         };
@@ -369,8 +402,8 @@ impl Scene<'_> {
         }
         let need = |is: bool, text: &str| if is { Ok(()) } else { Err(text.to_owned()) };
         match change {
-            Change::Range(path, range) => {
-                let key = key(path)?;
+            Change::Range(file, range) => {
+                let key = key_of(file)?;
                 // Several marks may make one range up.
                 let mut from = range.start;
                 let mut ranges: Vec<_> = said
@@ -386,12 +419,12 @@ impl Scene<'_> {
                 }
                 need(from >= range.end, "no mark holds this range")
             }
-            Change::AtPosition(path, count) => {
-                let key = key(path)?;
+            Change::AtPosition(file, count) => {
+                let key = key_of(file)?;
                 let is_position = |call: &&Call| {
                     call.name == "lseek"
                         && call.arg(2) == "SEEK_CUR"
-                        && call.path_of_fd(0).map(|path| inner(path, self.outer)).as_ref() == Some(path)
+                        && call.path_of_fd(0).map(|path| inner(path, self.outer)).as_ref() == Some(&file.path)
                 };
                 let position = after.iter().filter_map(|line| line.call()).find(is_position);
                 let range = match position {
@@ -407,8 +440,8 @@ impl Scene<'_> {
                     "no mark holds what was written at the position",
                 )
             }
-            Change::Born(path) => {
-                let key = key(path)?;
+            Change::Born(file) => {
+                let key = key_of(file)?;
                 need(has("born", &|said| said.key == key), "the inode is not marked as made anew")
             }
             Change::Name(path) => {
@@ -420,8 +453,8 @@ impl Scene<'_> {
                 let fits = |said: &Said| said.key == key && said.range.start & NAMES != 0;
                 need(has("marks", &fits), "the directory of the name is not marked")
             }
-            Change::Attributes(path, bits) => {
-                let key = key(path)?;
+            Change::Attributes(file, bits) => {
+                let key = key_of(file)?;
                 let fits = |said: &Said| said.key == key && said.range.start & bits != 0;
                 need(
                     has("marks", &fits) || has("born", &|said| said.key == key),
@@ -452,13 +485,24 @@ impl Scene<'_> {
 impl Change {
     fn path(&self) -> Option<&str> {
         match self {
-            Change::Range(path, _)
-            | Change::AtPosition(path, _)
-            | Change::Born(path)
-            | Change::Name(path)
-            | Change::Attributes(path, _)
-            | Change::Mapped(path) => Some(path),
+            Change::Range(file, _)
+            | Change::AtPosition(file, _)
+            | Change::Born(file)
+            | Change::Attributes(file, _)
+            | Change::Mapped(file) => Some(&file.path),
+            Change::Name(path) => Some(path),
             Change::Requests(..) | Change::Unknown => None,
         }
     }
+}
+
+impl File {
+    fn at(path: String) -> File {
+        File { fd: None, path }
+    }
+}
+
+/// The number in `5</path>`.
+fn descriptor(text: &str) -> Option<String> {
+    text.split_once('<').map(|(number, _)| number.to_owned())
 }

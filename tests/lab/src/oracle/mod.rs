@@ -69,6 +69,8 @@ pub struct Settings {
     pub seed: u64,
     /// Hooks that are left out: the control.
     pub dropped: String,
+    /// Where what strace wrote and the server's log are kept.
+    pub keep: Option<PathBuf>,
 }
 
 /// What an oracle saw.
@@ -158,7 +160,14 @@ pub fn watch(settings: &Settings) -> Result<Report> {
     let mut load = Load::new(server.conn_options(), 1);
     workload::start(&mut load, &features, 1, &rng)?;
     ddl::start(&mut load, &features, &rng)?;
-    let refused = deeds::all(&server, &features)?;
+    let refused = match deeds::all(&server, &features) {
+        Ok(refused) => refused,
+        Err(error) => {
+            // It says why before it ends.
+            let _ = server.wait(PATIENCE);
+            return Err(error).context(log_of(&server));
+        }
+    };
     std::thread::sleep(settings.load.saturating_sub(begun.elapsed()));
     let (_, failures) = load.stop();
     let mut after = BTreeMap::new();
@@ -169,7 +178,10 @@ pub fn watch(settings: &Settings) -> Result<Report> {
     server.kill9();
     await_end(&alive)?;
 
-    let threads = log::read(&folder)?;
+    if let Some(keep) = &settings.keep {
+        fs::rename(&folder, keep).with_context(|| format!("cannot move the trace to {}", keep.display()))?;
+    }
+    let threads = log::read(settings.keep.as_ref().unwrap_or(&folder))?;
     let marks = judge::Marks::of(&threads);
     // The kernel shows paths to strace as they are outside of the server's own root.
     let outer = server.installation.root().canonicalize()?.display().to_string();
@@ -220,4 +232,8 @@ fn await_end(alive: &Path) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn log_of(server: &Server) -> String {
+    crate::server::tail(&server.data().join("error.err"), 60)
 }
