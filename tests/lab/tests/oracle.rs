@@ -20,7 +20,7 @@ fn report(name: &str, dropped: &str) -> Report {
     drop(free);
     let settings = Settings {
         server: name.into(),
-        load: Duration::from_secs(4),
+        load: Duration::from_secs(2),
         seed: SEED,
         dropped: dropped.into(),
         keep: None,

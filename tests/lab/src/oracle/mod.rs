@@ -63,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// The server's name.
     pub server: String,
-    /// How long the load runs at least.
+    /// How long the load of the soak runs, after the deeds.
     pub load: Duration,
     /// What the load does is a function of it.
     pub seed: u64,
@@ -156,10 +156,6 @@ pub fn watch(settings: &Settings) -> Result<Report> {
     let mut before = BTreeMap::new();
     content::read(server.data(), &mut before)?;
 
-    let begun = Instant::now();
-    let mut load = Load::new(server.conn_options(), 1);
-    workload::start(&mut load, &features, 1, &rng)?;
-    ddl::start(&mut load, &features, &rng)?;
     let refused = match deeds::all(&server, &features) {
         Ok(refused) => refused,
         Err(error) => {
@@ -168,7 +164,10 @@ pub fn watch(settings: &Settings) -> Result<Report> {
             return Err(error).context(log_of(&server));
         }
     };
-    std::thread::sleep(settings.load.saturating_sub(begun.elapsed()));
+    let mut load = Load::new(server.conn_options(), 1);
+    workload::start(&mut load, &features, 1, &rng)?;
+    ddl::start(&mut load, &features, &rng)?;
+    std::thread::sleep(settings.load);
     let (_, failures) = load.stop();
     let mut after = BTreeMap::new();
     content::read(server.data(), &mut after)?;
