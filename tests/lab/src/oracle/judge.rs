@@ -140,7 +140,7 @@ pub fn judge(threads: &[Thread], marks: &Marks, data: &str, outer: &str) -> Verd
     for thread in threads {
         scene.judge(thread, window, &mut verdict);
     }
-    // A write that is over has become a mark: what was entered well before the end is over.
+    // A write that is over has become a mark, at the end if not before: what was entered well before that is over.
     let end = window.end.saturating_sub(2_000_000_000);
     for flight in
         marks.flights.iter().filter(|flight| window.contains(&flight.at) && !flight.range.is_empty())
