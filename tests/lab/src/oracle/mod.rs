@@ -130,6 +130,10 @@ pub fn watch(settings: &Settings) -> Result<Report> {
     fs::create_dir(&folder)?;
     let mut options = Options { plugins: vec![built::plugin()?], ..Options::default() };
     options.args = ["--log-bin=bl", "--server-id=1"].map(str::to_owned).to_vec();
+    if settings.server.ends_with("-engines") {
+        // It cannot be installed while the server runs.
+        options.args.push("--plugin-load-add=ha_rocksdb".into());
+    }
     let mut set = |name: &str, value: &str| options.env.push((name.to_owned(), value.to_owned()));
     set("TOKUDB_BACKUP_TEST", "1");
     set("TOKUDB_BACKUP_TEST_TRACE", "1");
