@@ -294,12 +294,7 @@ fn engine(
     let watcher = Attached(capture);
     // Dropped before capture is.
     let _window = trace::Window::open();
-    let result = engine::run::Engine::new(request, control, tracker, workers).run(&watcher);
-    if trace::is_on() {
-        // Asynchronous writes that are over by now have become marks.
-        watcher.reap();
-    }
-    result
+    engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
 }
 
 /// Every call that was under way when hooks were put in place must end within this time (P15).

@@ -25,11 +25,6 @@ pub fn choose() {
     }
 }
 
-/// Whether lines are written.
-pub fn is_on() -> bool {
-    TO.load(Ordering::Relaxed) >= 0
-}
-
 /// Something happened to a file.
 #[inline]
 pub fn say(what: &str, key: Key, from: u64, to: u64) {
