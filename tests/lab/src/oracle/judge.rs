@@ -140,8 +140,10 @@ pub fn judge(threads: &[Thread], marks: &Marks, data: &str, outer: &str) -> Verd
     for thread in threads {
         scene.judge(thread, window, &mut verdict);
     }
-    // A write that is over has become a mark, at the end if not before: what was entered well before that is over.
-    let end = window.end.saturating_sub(2_000_000_000);
+    // Completions are read when the next request is submitted, or when they are reaped: what was entered well before
+    // the last submission is over, and has become a mark.
+    let last = marks.flights.iter().map(|flight| flight.at).max().unwrap_or(0);
+    let end = last.min(window.end).saturating_sub(2_000_000_000);
     for flight in
         marks.flights.iter().filter(|flight| window.contains(&flight.at) && !flight.range.is_empty())
     {
