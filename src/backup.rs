@@ -15,7 +15,7 @@ use crate::engine::hold::Watcher;
 use crate::engine::progress::{PROGRESS, Phase, Snapshot};
 use crate::engine::threads;
 use crate::engine::workers::Workers;
-use crate::tracker::{Tracker, tracker};
+use crate::tracker::{Tracker, trace, tracker};
 
 /// A directory to back up and the directory that becomes its image.
 #[derive(Clone, Debug)]
@@ -293,6 +293,8 @@ fn engine(
     let count = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 4));
     let workers = workers.insert(Workers::start(count, tracker, control.clone(), roots)?);
     let watcher = Attached(capture);
+    // Dropped before capture is.
+    let _window = trace::Window::open();
     engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `cargo xtask soak` and `cargo xtask locks`: install, fetch and build what they need, then run the program `lab`.
+//! `cargo xtask demo`, `soak`, `locks` and `oracle`: install, fetch and build what they need, then run the program `lab`.
 
 use crate::flags::Flags;
 use crate::{Failure, build, needs, servers, sh};
@@ -49,6 +49,27 @@ pub fn locks(args: &[String]) -> Result<ExitCode, Failure> {
     let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("locks wants --server NAME".into()))?;
     flags.end()?;
     Ok(run(&server, &["locks".to_owned(), "--server".into(), server.clone()])?)
+}
+
+/// The subcommand `oracle`.
+pub fn oracle(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("oracle wants --server NAME".into()))?;
+    let seconds: Option<u64> = flags.value("--seconds", "a number of seconds")?;
+    let dropped: Option<String> = flags.value("--drop-hooks", "names of functions, separated by commas")?;
+    let keep: Option<String> = flags.value("--keep", "a directory that is not there yet")?;
+    let seed = seed(&mut flags)?;
+    flags.end()?;
+    let mut words = vec!["oracle".to_owned(), "--server".into(), server.clone()];
+    let mut add = |name: &str, value: Option<String>| {
+        words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+    };
+    add("--seconds", seconds.map(|seconds| seconds.to_string()));
+    add("--drop-hooks", dropped);
+    add("--keep", keep);
+    words.extend(seed);
+    needs::install(&[&needs::STRACE])?;
+    Ok(run(&server, &words)?)
 }
 
 fn server(flags: &mut Flags) -> Result<Option<String>, Failure> {

@@ -31,6 +31,9 @@ usage: cargo xtask COMMAND
        [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   locks --server NAME                        what tokudb_backup_lock costs other clients beside a long statement
+  oracle --server NAME [--seconds N]         strace beside capture: every change of a file of the data directory must
+       [--seed S] [--drop-hooks NAME,...]    have been seen; control: hooks that are left out must be missed; what strace
+       [--keep DIR]                          wrote is kept in DIR
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
@@ -83,6 +86,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "soak" => lab::soak(rest),
         "mtr" => mtr::run(rest),
         "locks" => lab::locks(rest),
+        "oracle" => lab::oracle(rest),
         "test" => test::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

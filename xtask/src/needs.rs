@@ -61,6 +61,9 @@ pub const PYTHON_VENV: Need = Need { test: Test::Python("ensurepip"), packages: 
 /// A server that is linked with our library.
 pub const PATCHELF: Need = Need { test: Test::Program("patchelf"), packages: &["patchelf"] };
 
+/// What the coverage oracle watches servers with.
+pub const STRACE: Need = Need { test: Test::Program("strace"), packages: &["strace"] };
+
 /// The SQL client of `tests/lab`.
 pub const CLIENT: [&Need; 2] = [
     &Need { test: Test::Program("pkg-config"), packages: &["pkg-config"] },

@@ -88,6 +88,11 @@ impl Installation {
         }
     }
 
+    /// The root of the server's tree, as this machine sees it.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     /// The server's program, as this machine sees it.
     pub fn program(&self) -> PathBuf {
         self.dir.join("root").join(self.program_inside())

@@ -7,6 +7,7 @@
 //!
 //! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
+//! The [`oracle`] asks whether capture sees every change that a server makes.
 //! [`replication`] makes servers replicas of each other.
 //! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]).
 
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod load;
 pub mod locks;
 pub mod nolog;
+pub mod oracle;
 pub mod plugged;
 pub mod process;
 pub mod replication;

@@ -1,15 +1,17 @@
-//! `lab`: what `cargo xtask soak`, `demo`, `locks` and `mtr` run.
+//! `lab`: what `cargo xtask soak`, `demo`, `locks`, `oracle` and `mtr` run.
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
 use lab::round::{Binlog, Settings};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] \
                      [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
        lab locks --server NAME
+       lab oracle --server NAME [--seconds N] [--seed S] [--drop-hooks NAME,...] [--keep DIR]
        lab with-server --server NAME -- COMMAND [ARG...]";
 
 fn main() -> ExitCode {
@@ -59,6 +61,14 @@ fn run(args: Vec<String>) -> Result<bool> {
             flags.end()?;
             let (Some(server), Some(words)) = (server, parts.next()) else { bail!("{USAGE}") };
             lab::with_server::run(&server, words)
+        }
+        "oracle" => {
+            let Some(server) = server else { bail!("{USAGE}") };
+            let load = Duration::from_secs(flags.value("--seconds")?.unwrap_or(60));
+            let dropped = flags.value("--drop-hooks")?.unwrap_or_default();
+            let keep: Option<std::path::PathBuf> = flags.value("--keep")?;
+            flags.end()?;
+            lab::oracle::run(&lab::oracle::Settings { server, load, seed, dropped, keep })
         }
         "locks" => {
             let Some(server) = server else { bail!("{USAGE}") };
