@@ -73,7 +73,12 @@ impl Destination {
                 Destination { path: real, directory: place.fd, id: place.id, made: None, images: Vec::new() }
             }
         };
-        if let Err(error) = destination.check_empty().and_then(|()| destination.mark_incomplete()) {
+        let marked = destination.check_empty().and_then(|()| {
+            destination.mark_incomplete().inspect_err(|_| {
+                let _ = rustix::fs::unlinkat(&destination.directory, INCOMPLETE, AtFlags::empty());
+            })
+        });
+        if let Err(error) = marked {
             destination.remove_if_made();
             return Err(error);
         }
@@ -190,18 +195,14 @@ impl Destination {
         Ok(())
     }
 
+    /// On failure the mark may be there, without its text or not durable: it marks all the same.
     fn mark_incomplete(&self) -> Result<()> {
         let path = self.file_path(INCOMPLETE);
         let mut file = self.create(INCOMPLETE, &path)?;
-        let written = file
-            .write_all(INCOMPLETE_TEXT.as_bytes())
+        file.write_all(INCOMPLETE_TEXT.as_bytes())
             .and_then(|()| file.sync_all())
-            .map_err(|error| Error::io("write", &path, &error))
-            .and_then(|()| self.sync());
-        if written.is_err() {
-            let _ = rustix::fs::unlinkat(&self.directory, INCOMPLETE, AtFlags::empty());
-        }
-        written
+            .map_err(|error| Error::io("write", &path, &error))?;
+        self.sync()
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {

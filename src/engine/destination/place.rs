@@ -55,10 +55,13 @@ impl Place {
         let id = id_of(fd.as_fd()).map_err(|errno| failed("look at", path, errno))?;
         let real =
             std::fs::canonicalize(path).map_err(|error| Error::io("find the real path of", path, &error))?;
-        let same = rustix::fs::stat(&real).is_ok_and(|stat| Id::of(&stat) == id);
-        if !same {
-            let text = format!("{} was replaced while it was being opened", path.display());
-            return Err(Error::new(libc::EBUSY, text));
+        match rustix::fs::stat(&real) {
+            Ok(stat) if Id::of(&stat) == id => {}
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {
+                let text = format!("{} was replaced while it was being opened", path.display());
+                return Err(Error::new(libc::EBUSY, text));
+            }
+            Err(errno) => return Err(failed("look at", &real, errno)),
         }
         let above = above(fd.as_fd(), id).map_err(|errno| failed("look at what is above", path, errno))?;
         let location = location(fd.as_fd(), &real);

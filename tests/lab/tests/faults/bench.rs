@@ -14,7 +14,7 @@ use lab::client::{Conn, SqlError};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
-use super::fuse::Faulty;
+use faulty::Faulty;
 
 /// Longest wait for what should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,7 +86,7 @@ impl Bench {
         let scratch = Scratch::new(&format!("faults-{name}")).unwrap();
         let [backups, behind, at] = ["backups", "behind", "faulty"].map(|dir| scratch.path().join(dir));
         [&backups, &behind, &at].iter().for_each(|dir| fs::create_dir(dir).unwrap());
-        let faulty = Faulty::mount(&behind, &at);
+        let faulty = Faulty::mount(&behind, &at).unwrap();
         let volumes = volumes(scratch.path());
         let plugins = vec![lab::built::plugin().unwrap()];
         let options = Options { plugins, user, ..Options::default() };
