@@ -135,6 +135,11 @@ impl Faulty {
         self.set(Rule { op: only(fault), first: n, last: u64::MAX, fault });
     }
 
+    /// The n-th `op` from now on fails.
+    pub fn arm_kind_nth(&self, op: Op, n: u64, fault: Fault) {
+        self.set(Rule { op: Some(op), first: n, last: n, fault });
+    }
+
     /// The n-th `op` from now on fails, and all that come after it.
     pub fn arm_kind_from(&self, op: Op, n: u64, fault: Fault) {
         self.set(Rule { op: Some(op), first: n, last: u64::MAX, fault });

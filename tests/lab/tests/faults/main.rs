@@ -2,6 +2,7 @@
 //! error is clear, the directory is marked, the server's clients notice nothing, and the next backup works.
 
 mod bench;
+mod sweep;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

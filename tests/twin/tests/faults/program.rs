@@ -47,6 +47,8 @@ pub struct Count {
     pub longest: Duration,
     /// Whether the backup under way has called its poll function, and so can be ended.
     pub polled: bool,
+    /// Whether it waits in `before_stop_capt_fun`.
+    pub stopped: bool,
 }
 
 /// Threads, and descriptors but those that the writer opens and closes.
@@ -75,15 +77,16 @@ impl Program {
         let ((outcome, outcomes), (count, counts)) = (channel(), channel());
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let words: Vec<&str> = line.splitn(4, '\t').collect();
+                let words: Vec<&str> = line.split('\t').collect();
                 let number = |at: usize| words[at].parse::<u64>().unwrap();
                 let sent = match words[0] {
                     "outcome" => outcome
                         .send(Outcome { value: number(1) as i32, message: words[2].to_owned() })
                         .is_ok(),
                     _ => {
-                        let (longest, polled) = (Duration::from_micros(number(2)), number(3) == 1);
-                        count.send(Count { writes: number(1), longest, polled }).is_ok()
+                        let (polled, stopped) = (number(3) == 1, number(4) == 1);
+                        let longest = Duration::from_micros(number(2));
+                        count.send(Count { writes: number(1), longest, polled, stopped }).is_ok()
                     }
                 };
                 if !sent {
@@ -101,6 +104,21 @@ impl Program {
     /// Begins a backup.
     pub fn begin(&mut self, image: &Path) {
         self.say(&format!("backup {}", image.display()));
+    }
+
+    /// Begins a backup that stops when everything has been copied once, before capture ends, and waits until it has.
+    pub fn begin_and_stop(&mut self, image: &Path) {
+        self.say(&format!("stopping {}", image.display()));
+        let until = Instant::now() + PATIENCE;
+        while !self.count().stopped {
+            assert!(Instant::now() < until, "the backup has not come so far");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&mut self) {
+        self.say("go on");
     }
 
     /// Has it end the backup, through `poll_fun`.
@@ -175,6 +193,20 @@ struct State {
     longest: AtomicU64,
     killed: AtomicBool,
     polled: AtomicBool,
+    /// It is to stop; it has.
+    stop: AtomicBool,
+    stopped: AtomicBool,
+}
+
+impl State {
+    /// As [`Count`] has it.
+    fn count(&self) -> String {
+        let writes = self.writes.load(Ordering::SeqCst);
+        let longest = self.longest.swap(0, Ordering::SeqCst);
+        let [polled, stopped] =
+            [&self.polled, &self.stopped].map(|flag| u8::from(flag.load(Ordering::SeqCst)));
+        format!("{writes}\t{longest}\t{polled}\t{stopped}")
+    }
 }
 
 /// In the program, does what it is for and never returns; elsewhere, nothing.
@@ -194,20 +226,15 @@ pub fn be_the_program() {
         move || {
             for line in BufReader::new(socket).lines().map_while(Result::ok) {
                 match line.split_once(' ') {
-                    Some(("backup", image)) => {
-                        [&state.killed, &state.polled]
-                            .iter()
-                            .for_each(|flag| flag.store(false, Ordering::SeqCst));
+                    Some((how @ ("backup" | "stopping"), image)) => {
+                        state.killed.store(false, Ordering::SeqCst);
+                        state.polled.store(false, Ordering::SeqCst);
+                        state.stop.store(how == "stopping", Ordering::SeqCst);
                         order.send(image.into()).unwrap();
                     }
+                    Some(("go", "on")) => state.stop.store(false, Ordering::SeqCst),
                     _ if line == "kill" => state.killed.store(true, Ordering::SeqCst),
-                    _ => {
-                        let (writes, polled) = (&state.writes, state.polled.load(Ordering::SeqCst));
-                        let (writes, longest) =
-                            (writes.load(Ordering::SeqCst), state.longest.swap(0, Ordering::SeqCst));
-                        let line = format!("count\t{writes}\t{longest}\t{}", u8::from(polled));
-                        writeln!(said.lock().unwrap(), "{line}").unwrap();
-                    }
+                    _ => writeln!(said.lock().unwrap(), "count\t{}", state.count()).unwrap(),
                 }
             }
             // Nobody is there any more.
@@ -220,6 +247,13 @@ pub fn be_the_program() {
             poll: Some(Box::new(|_, _| {
                 state.polled.store(true, Ordering::SeqCst);
                 if state.killed.load(Ordering::SeqCst) { libc::EINTR } else { 0 }
+            })),
+            before_stop: Some(Box::new(|| {
+                while state.stop.load(Ordering::SeqCst) {
+                    state.stopped.store(true, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                state.stopped.store(false, Ordering::SeqCst);
             })),
             error: Some(Box::new(|_, text| message = text.to_string_lossy().replace(['\t', '\n'], " "))),
             ..Callbacks::default()
