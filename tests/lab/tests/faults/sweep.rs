@@ -38,11 +38,10 @@ fn small(bench: &Bench) -> Conn {
 fn sweep(usual: &str) {
     let name = given("FAULTS_SERVER").unwrap_or_else(|| usual.to_owned());
     let mut bench = Bench::with(&name, None, |_| Vec::new());
-    let mut conn = small(&bench);
     let dir = bench.faulty.path().join("backup");
     for _ in 0..3 {
         bench.faulty.arm_nth(u64::MAX, Fault::Fails(libc::EIO));
-        conn.exec(set_dir(&dir)).unwrap();
+        small(&bench).exec(set_dir(&dir)).unwrap();
         fs::remove_dir_all(bench.faulty.behind().join("backup")).unwrap();
     }
     let calls = bench.faulty.counted();
@@ -62,6 +61,8 @@ fn sweep(usual: &str) {
                 true => bench.faulty.arm_nth(n, Fault::Fails(errno)),
                 false => bench.faulty.arm_from(n, Fault::Fails(errno)),
             }
+            // In a session of its own, which has taken no other backup.
+            let mut conn = small(&bench);
             let result = conn.exec(set_dir(&dir)).map(drop);
             let struck = bench.faulty.struck();
             bench.faulty.release();

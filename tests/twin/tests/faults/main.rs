@@ -235,13 +235,18 @@ fn stride(usual: u64) -> u64 {
 }
 
 /// `fails` for each n, until it tells that nothing did.
-fn sweep(name: &str, stride: u64, mut fails: impl FnMut(&mut Bench, u64) -> bool) {
+fn sweep(name: &str, stride: u64, fails: impl FnMut(&mut Bench, u64) -> bool) {
+    sweep_from(1, name, stride, fails);
+}
+
+/// The same, but each of the first calls.
+fn sweep_from(each: u64, name: &str, stride: u64, mut fails: impl FnMut(&mut Bench, u64) -> bool) {
     let Some(mut bench) = Bench::new() else { return };
     let begun = Instant::now();
     let (mut swept, mut n, mut memory) = (0, 1, u64::MAX);
     while fails(&mut bench, n) {
         swept += 1;
-        n += stride;
+        n += if n < each { 1 } else { stride };
         // By then, allocators have what they keep.
         if swept == 5 {
             memory = bench.program.memory();
@@ -259,7 +264,7 @@ fn errors(name: &str, fault: Fault, usual: u64) {
 
 #[test]
 fn eio() {
-    errors("EIO", Fault::Fails(libc::EIO), 5);
+    errors("EIO", Fault::Fails(libc::EIO), 9);
 }
 
 #[test]
@@ -296,11 +301,12 @@ fn gone() {
 #[test]
 fn hanging() {
     let (mut hung, mut busy) = (0, 0);
-    sweep("hanging", stride(19), |bench, n| {
+    // Of the first ones each: then the caller's own thread may be the one that waits.
+    sweep_from(12, "hanging", stride(29), |bench, n| {
         let told = bench.hangs(n);
         hung += u32::from(told.is_some());
         busy += u32::from(told.as_ref().is_some_and(|(_, busy)| *busy));
         told.is_some()
     });
-    assert!(busy * 2 > hung, "of {hung} hanging calls only {busy} kept the library busy");
+    assert!(busy > 3, "of {hung} hanging calls only {busy} kept the library busy");
 }
