@@ -83,7 +83,8 @@ fn sweep(usual: &str) {
     let more = bench.server.memory().saturating_sub(memory);
     let time = begun.elapsed().as_secs_f64();
     println!("{name}: {swept} backups failed, of {calls} calls each, {time:.1} s, {more} KiB more");
-    assert!(swept > 2 && more < 64 << 10, "{more} KiB more");
+    // Of the server itself, a buffer pool that fills; of a backup alone, 32 MiB and more.
+    assert!(swept > 2 && more < 256 << 10, "{more} KiB more");
     bench.nothing_lost();
 }
 
