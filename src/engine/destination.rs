@@ -80,8 +80,12 @@ impl Destination {
             Some(_) => destination.place().and_then(|place| allowed(&place, false)),
             None => Ok(()),
         };
-        let ready = ready.and_then(|()| destination.check_empty());
-        if let Err(error) = ready.and_then(|()| destination.mark_incomplete()) {
+        let marked = ready.and_then(|()| destination.check_empty()).and_then(|()| {
+            destination.mark_incomplete().inspect_err(|_| {
+                let _ = destination.folder.remove_file(INCOMPLETE);
+            })
+        });
+        if let Err(error) = marked {
             destination.remove_if_made();
             return Err(error);
         }
@@ -198,17 +202,13 @@ impl Destination {
         }
     }
 
+    /// On failure the mark may be there, without its text or not durable: it marks all the same.
     fn mark_incomplete(&self) -> Result<()> {
         let mut file = self.folder.create(INCOMPLETE, FILE_MODE)?;
-        let written = file
-            .write_all(INCOMPLETE_TEXT.as_bytes())
+        file.write_all(INCOMPLETE_TEXT.as_bytes())
             .and_then(|()| file.sync_all())
-            .map_err(|error| Error::io("write", &self.folder.path_of(INCOMPLETE), &error))
-            .and_then(|()| self.folder.sync());
-        if written.is_err() {
-            let _ = self.folder.remove_file(INCOMPLETE);
-        }
-        written
+            .map_err(|error| Error::io("write", &self.folder.path_of(INCOMPLETE), &error))?;
+        self.folder.sync()
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {

@@ -127,7 +127,8 @@ fn write_held(
     if held.is_bare {
         attributes::write_xattrs(image.as_fd(), &attributes::Xattrs::new(), &store.path)?;
     }
-    attributes::apply(image.as_fd(), &held.stat, &store.path)
+    attributes::apply(image.as_fd(), &held.stat, &store.path)?;
+    store.close(image)
 }
 
 /// The test mode: completes the image while the gate is closed and compares it with the source.

@@ -61,6 +61,7 @@ pub fn build(tree: &Tree, shared: &Shared, unwanted: &[(usize, u64)]) -> Result<
         if let Some(root) = tree.roots.get(index).and_then(|root| tree.directories.get(&root.key)) {
             attributes::apply(store.image.as_fd(), &root.stat, &store.path)?;
         }
+        store.complete_directory(store.image.as_fd(), &store.path)?;
     }
     Ok(placer.built)
 }
@@ -111,7 +112,8 @@ impl Placer<'_> {
         path.truncate(length);
         let full = full_path(store, path);
         attributes::write_xattrs(folder.as_fd(), &directory.xattrs, &full)?;
-        attributes::apply(folder.as_fd(), &directory.stat, &full)
+        attributes::apply(folder.as_fd(), &directory.stat, &full)?;
+        store.complete_directory(folder.as_fd(), &full)
     }
 
     fn file(&mut self, root: usize, key: Key, into: &Folder, name: &CStr, path: &[u8]) -> Result<()> {
@@ -128,7 +130,7 @@ impl Placer<'_> {
                 .map_err(|errno| failed("put in place", &full(), errno))?;
         } else {
             // A file that belongs to two sources, or moved from one to the other: each image gets one of its own.
-            self.copy_from_other(file, into, name, &full())?;
+            self.copy_from_other(file, store, into, name, &full())?;
         }
         self.placed.insert((root, key), PathBuf::from(OsStr::from_bytes(path)));
         self.built.files += 1;
@@ -138,6 +140,7 @@ impl Placer<'_> {
     fn copy_from_other(
         &self,
         file: &super::tree::File,
+        store: &Store,
         into: &Folder,
         name: &CStr,
         full: &Path,
@@ -172,7 +175,8 @@ impl Placer<'_> {
         }
         writer.set_size(size)?;
         attributes::write_xattrs(to.as_fd(), &attributes::read_xattrs(from.as_fd(), full)?, full)?;
-        attributes::apply(to.as_fd(), &stat, full)
+        attributes::apply(to.as_fd(), &stat, full)?;
+        store.close(to.into())
     }
 }
 

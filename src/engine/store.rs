@@ -3,7 +3,7 @@
 //! Only worker threads come here: the destination may be slow, full or hung (P22, P28).
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,6 +23,10 @@ const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 const LARGEST_BLOCK: u64 = 64 << 10;
 /// On older kernels: at most this much is left dirty, bytes.
 const WINDOW: u64 = 32 << 20;
+/// `statfs.f_type` of FUSE.
+const FUSE: i64 = 0x6573_5546;
+/// The first kernel whose syncfs tells of failed write-back.
+const SYNCFS_TELLS: (u32, u32) = (5, 8);
 static DONTCACHE_READ: AtomicBool = AtomicBool::new(true);
 static DONTCACHE_WRITE: AtomicBool = AtomicBool::new(true);
 
@@ -31,10 +35,13 @@ static DONTCACHE_WRITE: AtomicBool = AtomicBool::new(true);
 pub struct Store {
     /// The image directory's path, for messages.
     pub path: PathBuf,
-    /// The image directory.
+    /// The image directory. Opened before the first byte is written: syncfs on it tells of whatever write-back has
+    /// failed since then, even when somebody else was told before.
     pub image: Folder,
     /// The folder of store files, which nobody else may enter.
     pub folder: Folder,
+    /// Each file and directory is synced by itself, since syncfs does not do or does not tell.
+    each: bool,
 }
 
 /// The name of a store file.
@@ -50,7 +57,11 @@ impl Store {
     /// Makes the folder of store files in the image directory.
     pub fn create(image: Folder) -> Result<Store> {
         let folder = image.make_folder(STORE_NAME, Mode::RWXU)?;
-        Ok(Store { path: image.path().to_owned(), image, folder })
+        let path = image.path().to_owned();
+        let kind = rustix::fs::fstatfs(&image).map_err(|errno| failed("look at", &path, errno))?.f_type;
+        // The kernel sends FUSE servers no syncfs.
+        let each = kind as i64 == FUSE || kernel().is_none_or(|version| version < SYNCFS_TELLS);
+        Ok(Store { path, image, folder, each })
     }
 
     /// Opens the store file of `file` for writing, and makes it the first time.
@@ -76,6 +87,28 @@ impl Store {
         Ok(opened)
     }
 
+    /// Ends the writing of a file of the image. Some file systems (FUSE, NFS) tell only here what has failed.
+    pub fn close(&self, file: OwnedFd) -> Result<()> {
+        let synced = if self.each { rustix::fs::fsync(&file) } else { Ok(()) };
+        // SAFETY: the descriptor is ours, and nobody uses it after this; also on error it is closed (close(2)).
+        let closed = unsafe { libc::close(file.into_raw_fd()) };
+        let closed = match std::io::Error::last_os_error() {
+            error if closed != 0 && error.raw_os_error() != Some(libc::EINTR) => Err(error),
+            _ => Ok(()),
+        };
+        synced.map_err(|errno| failed("sync a file in", &self.path, errno))?;
+        closed.map_err(|error| Error::io("write a file in", &self.path, &error))
+    }
+
+    /// A directory of the image is complete.
+    pub fn complete_directory(&self, directory: BorrowedFd<'_>, path: &Path) -> Result<()> {
+        match if self.each { rustix::fs::fsync(directory) } else { Ok(()) } {
+            // The file system has no such thing (fsync(2)).
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(failed("sync", path, errno)),
+        }
+    }
+
     /// Deletes a store file; one that is not there is as good.
     pub fn remove(&self, id: u64) -> Result<()> {
         self.folder.remove_file(&store_name(id))
@@ -86,10 +119,25 @@ impl Store {
         self.image.remove_folder(STORE_NAME)
     }
 
-    /// Makes everything durable. An error of an earlier write-back is reported here too (syncfs(2)).
+    /// Makes everything durable. An error of an earlier write-back is reported here too (syncfs(2)); where it is not,
+    /// files and directories have been synced one by one.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::syncfs(&self.image).map_err(|errno| failed("sync", &self.path, errno))
     }
+}
+
+/// Major and minor version of the running kernel.
+fn kernel() -> Option<(u32, u32)> {
+    // SAFETY: all zeroes are a valid utsname.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: a place for the answer.
+    if unsafe { libc::uname(&mut name) } != 0 {
+        return None;
+    }
+    // SAFETY: uname succeeded, so it is a C string.
+    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_str().ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Reads at `offset`, as much as there is up to the buffer's length.
@@ -155,7 +203,7 @@ impl<'a> Writer<'a> {
                 Ok(0) => return Err(self.failed(Errno::NOSPC)),
                 Ok(n) => {
                     data = data.get(n..).unwrap_or(&[]);
-                    self.note(offset, n as u64);
+                    self.note(offset, n as u64)?;
                     offset += n as u64;
                 }
                 Err(Errno::INTR) => {}
@@ -165,9 +213,9 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn note(&mut self, offset: u64, length: u64) {
+    fn note(&mut self, offset: u64, length: u64) -> Result<()> {
         if DONTCACHE_WRITE.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
         if self.pending.0 + self.pending.1 == offset {
             self.pending.1 += length;
@@ -176,9 +224,8 @@ impl<'a> Writer<'a> {
         }
         if self.pending.1 >= WINDOW {
             let (start, length) = std::mem::take(&mut self.pending);
-            use std::os::fd::AsRawFd;
-            // SAFETY: sync_file_range only takes numbers; that it fails is harmless (syncfs comes at the end).
-            unsafe {
+            // SAFETY: sync_file_range only takes numbers.
+            let started = unsafe {
                 libc::sync_file_range(
                     self.file.as_raw_fd(),
                     start as i64,
@@ -186,10 +233,18 @@ impl<'a> Writer<'a> {
                     libc::SYNC_FILE_RANGE_WAIT_BEFORE
                         | libc::SYNC_FILE_RANGE_WRITE
                         | libc::SYNC_FILE_RANGE_WAIT_AFTER,
-                );
-            }
+                )
+            };
             self.pending.0 = start + length;
+            match Errno::from_io_error(&std::io::Error::last_os_error()) {
+                // It does not exist here; everything is synced later.
+                _ if started == 0 => {}
+                None | Some(Errno::INVAL | Errno::NOSYS | Errno::SPIPE | Errno::INTR) => {}
+                // Told once: who syncs later hears nothing of it on this descriptor.
+                Some(errno) => return Err(self.failed(errno)),
+            }
         }
+        Ok(())
     }
 
     /// Makes a hole of `length` bytes at `offset`, where the file may have data: punched, or zeroes where holes

@@ -161,6 +161,7 @@ impl Visit<'_> {
         }
         missing.ranges.clear();
         let now = self.finish(&source, &writer, marks.contains(Marks::XATTRS) || all, path)?;
+        store.close(image)?;
         // As it was before it was read: whoever changes it meanwhile without a mark has moved its mtime (P25).
         *lock(&file.seen) = Some(Seen::of(&stat, generation));
         missing.marks = Marks::empty();

@@ -63,8 +63,11 @@ impl Frame for ServerFrame {
         let mut destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
         let destination =
             destination.as_mut().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
-        // Of what follows from a destination that is gone, that is the cause.
-        self.complete_in(destination, report).map_err(|error| destination.verify().err().unwrap_or(error))
+        // Of what follows from a destination that is gone, that is the cause; of what fails twice, the first.
+        self.complete_in(destination, report).map_err(|error| match destination.verify() {
+            Err(gone) if gone.errno == libc::ENOENT => gone,
+            _ => error,
+        })
     }
 
     fn revoke(&self) {

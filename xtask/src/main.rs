@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod controls;
+mod faults;
 mod flags;
 mod lab;
 mod mtr;
@@ -36,6 +37,9 @@ usage: cargo xtask COMMAND
        [--keep DIR]                          wrote is kept in DIR
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
+  faults [--stride K]                        every (K-th) call of a backup on its destination fails, in each way, once: a program
+  faults --server NAME [--errno E]           beside the library; or a real server, once and from there on (K: 1)
+         [--stride K]
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
@@ -81,6 +85,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "servers" => servers::run(rest),
         "build" => build::run(rest),
         "controls" => controls::run(rest),
+        "faults" => faults::run(rest),
         "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),

@@ -171,6 +171,14 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Its resident memory, KiB; 0 while it does not run.
+    pub fn memory(&self) -> u64 {
+        let status = self.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
+    }
+
     /// A connection as root.
     ///
     /// # Errors
