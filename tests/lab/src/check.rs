@@ -202,9 +202,7 @@ fn check_tables(conn: &mut Conn, expected: &Expected) -> Result<Checked, SqlErro
         let complaints: Vec<String> = answer
             .texts()
             .iter()
-            .filter(|row| {
-                matches!(row[2].to_lowercase().as_str(), "error" | "warning") || !is_fine(&row[2], &row[3])
-            })
+            .filter(|row| !is_fine(&row[2], &row[3]))
             .map(|row| format!("{} ({engine}): {} {}", table, row[2], row[3]))
             .collect();
         if complaints.is_empty() {
@@ -231,6 +229,11 @@ fn is_transactional(options: &str) -> bool {
 }
 
 fn is_fine(kind: &str, text: &str) -> bool {
+    // A record of a secondary index that is marked as deleted and whose row is gone: MariaDB's purge leaves some, in the
+    // original too.
+    if text.contains("Clustered index record not found") && text.contains("(info_bits=32") {
+        return true;
+    }
     kind.eq_ignore_ascii_case("note") || text == "OK" || text == "Table is already up to date"
 }
 
