@@ -164,12 +164,12 @@ impl Layout {
         ];
         for (image, base, index_image, index) in logs {
             if let Some((directory, name)) = base.as_deref().and_then(split) {
-                let mut beginning = name.to_vec();
-                beginning.push(b'.');
-                self.add_chosen(image, directory, vec![Choice::Beginning(beginning)])?;
+                let own = Choice::Beginning([name, b"."].concat());
+                self.add_chosen(image, directory, vec![own, Choice::Logs(of_channels(name))])?;
             }
             if let Some((directory, name)) = index.as_deref().and_then(split) {
-                self.add_chosen(index_image, directory, vec![Choice::Beginning(name.to_vec())])?;
+                let own = Choice::Beginning(name.to_vec());
+                self.add_chosen(index_image, directory, vec![own, Choice::Logs(of_channels(name))])?;
             }
         }
         self.log_bin = files.log_bin.as_deref().and_then(really);
@@ -196,6 +196,12 @@ fn left_out(host: &Host, files: &ServerFiles) -> Vec<PathBuf> {
     let sessions = setting("innodb_temp_tablespaces_dir").map(|path| files.data_dir.join(path));
     let all = files.pid_file.clone().into_iter().chain(locks).chain(tablespaces).chain(sessions);
     all.filter_map(|path| really(&path)).collect()
+}
+
+/// How the names of relay logs and indexes of named channels (connections, on MariaDB) begin: "rl-NAME.000001",
+/// "rl-NAME.index" (`add_channel_to_relay_log_name`, rpl_rli.cc; `create_logfile_name_with_suffix`, rpl_mi.cc).
+pub fn of_channels(base: &[u8]) -> Vec<u8> {
+    [base.strip_suffix(b".index").unwrap_or(base), b"-"].concat()
 }
 
 /// The file names of `innodb_data_file_path` and its like: "ibdata1:12M;/elsewhere/ibdata2:12M:autoextend".
@@ -248,6 +254,17 @@ mod tests {
         assert_eq!(image("/lib/a.z"), None);
         assert_eq!(image("/libmysql/a.x"), None);
         assert_eq!(image("/other/z").as_deref(), Some("above.2/z"));
+    }
+
+    #[test]
+    fn logs_of_channels() {
+        let members = Members::Chosen(vec![Choice::Logs(of_channels(b"rl.index"))]);
+        for log in ["rl-a.000001", "rl-a.b.1000000", "rl-a.index", "rl-.000001"] {
+            assert!(members.take(log.as_bytes()), "{log}");
+        }
+        for other in ["rl-backup", "rl-notes.txt", "rl-a.1", "rl.000001", "rl-index", "xrl-a.index"] {
+            assert!(!members.take(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

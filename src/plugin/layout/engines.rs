@@ -8,10 +8,10 @@ use crate::engine::error::Result;
 use crate::server::Host;
 use crate::server::files::{ServerFiles, engine_number, engine_variable, server_number};
 
-/// Variables that name a directory, and the names in it that are the engine's; none: all.
+/// Variables that name a directory, and how the names in it that are the engine's begin, or after a star end; none: all.
 const DIRECTORIES: [(&str, &[&str]); 9] = [
     ("innodb_log_group_home_dir", &["ib_logfile", "#innodb_redo"]),
-    ("innodb_undo_directory", &["undo"]),
+    ("innodb_undo_directory", &["undo", "*.ibu"]),
     ("innodb_doublewrite_dir", &["#ib_"]),
     ("aria_log_dir_path", &["aria_log"]),
     ("rocksdb_datadir", &[]),
@@ -29,20 +29,20 @@ const NUMBERS: [&str; 4] =
 
 impl Layout {
     pub(super) fn add_engines(&mut self, host: &Host) -> Result<()> {
-        for (variable, beginnings) in DIRECTORIES {
+        for (variable, names) in DIRECTORIES {
             let Some(value) = engine_variable(host, variable) else { continue };
             let directory = self.data_dir().join(from_bytes(&value));
-            if beginnings.is_empty() {
+            if names.is_empty() {
                 if let Ok(path) = directory.canonicalize() {
                     self.add(variable, path, Members::All);
                 }
             } else {
-                self.add_chosen(variable, &directory, beginning(beginnings))?;
+                self.add_chosen(variable, &directory, choices(names))?;
             }
         }
         let home = self.data_home(host);
         // What lies there unless a variable of its own says where.
-        self.add_chosen(DATA_HOME, &home, beginning(&["undo", "#ib_", "ib_buffer_pool"]))?;
+        self.add_chosen(DATA_HOME, &home, choices(&["undo", "*.ibu", "#ib_", "ib_buffer_pool"]))?;
         let tablespaces = engine_variable(host, DATA_FILES).unwrap_or_default();
         for name in names_in(&tablespaces) {
             let path = home.join(from_bytes(name));
@@ -139,8 +139,12 @@ impl Layout {
     }
 }
 
-fn beginning(beginnings: &[&str]) -> Vec<Choice> {
-    beginnings.iter().map(|beginning| Choice::Beginning(beginning.as_bytes().to_vec())).collect()
+fn choices(patterns: &[&str]) -> Vec<Choice> {
+    let choice = |pattern: &&str| match pattern.strip_prefix('*') {
+        Some(ending) => Choice::Ending(ending.into()),
+        None => Choice::Beginning((*pattern).into()),
+    };
+    patterns.iter().map(choice).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
