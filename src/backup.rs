@@ -10,6 +10,7 @@ use crate::engine;
 use crate::engine::control::{Answer, Control, Event, Question};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
+use crate::engine::folder::Folder;
 use crate::engine::hold::Watcher;
 use crate::engine::progress::{PROGRESS, Phase, Snapshot};
 use crate::engine::threads;
@@ -21,7 +22,7 @@ use crate::tracker::{Tracker, tracker};
 pub struct Source {
     /// Real path (no symbolic link in it) of an existing directory.
     pub path: PathBuf,
-    /// Existing empty directory that receives the image.
+    /// The path of the directory that receives the image, for messages: [`Frame::begin`] opens it.
     pub image: PathBuf,
     /// What of it is backed up.
     pub members: Members,
@@ -93,8 +94,8 @@ pub enum Links {
 /// What is done in the destination before and after the images are made. Both run on a worker thread, since the
 /// destination may hang.
 pub trait Frame: Send + Sync + std::fmt::Debug {
-    /// Makes the image directories ready: they exist and are empty afterwards.
-    fn begin(&self) -> Result<()>;
+    /// The image directories, which are empty, in the order of the sources.
+    fn begin(&self) -> Result<Vec<Folder>>;
     /// The images are complete and durable: records that, durably.
     fn complete(&self, report: &Report) -> Result<()>;
     /// The backup was given up while [`Frame::complete`] hung: takes back what that recorded, if anything.
@@ -106,8 +107,8 @@ pub trait Frame: Send + Sync + std::fmt::Debug {
 pub struct Request {
     /// At least one; none inside another's image.
     pub sources: Vec<Source>,
-    /// What surrounds the images, if anything.
-    pub frame: Option<Arc<dyn Frame>>,
+    /// The images and what surrounds them.
+    pub frame: Arc<dyn Frame>,
     /// What is neither copied nor mirrored.
     pub exclude: Exclude,
     /// Links that lead out of the sources.

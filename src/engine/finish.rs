@@ -113,7 +113,7 @@ fn write_held(
 ) -> Result<()> {
     shared.control.check()?;
     let store = shared.store(file.root)?;
-    let image = store.open(file.id)?;
+    let image = store.open(file)?;
     let mut writer = Writer::new(image.as_fd(), &store.path);
     let size = held.stat.st_size as u64;
     writer.cut(size)?;

@@ -7,10 +7,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::error::{Error, Result};
+use super::folder::Folder;
+use super::tree::File;
 
 /// The folder of store files, in each image directory until the tree is built.
 pub const STORE_NAME: &CStr = c".tokudb_backup.store";
@@ -30,9 +32,9 @@ pub struct Store {
     /// The image directory's path, for messages.
     pub path: PathBuf,
     /// The image directory.
-    pub image: OwnedFd,
-    /// The folder of store files.
-    pub folder: OwnedFd,
+    pub image: Folder,
+    /// The folder of store files, which nobody else may enter.
+    pub folder: Folder,
 }
 
 /// The name of a store file.
@@ -45,37 +47,43 @@ fn failed(operation: &str, path: &Path, errno: Errno) -> Error {
 }
 
 impl Store {
-    /// Opens the image directory and makes the folder of store files in it.
-    pub fn create(path: &Path) -> Result<Store> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let image = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|errno| failed("open the backup directory", path, errno))?;
-        rustix::fs::mkdirat(&image, STORE_NAME, Mode::RWXU)
-            .map_err(|errno| failed("make the store folder in", path, errno))?;
-        let folder = rustix::fs::openat(&image, STORE_NAME, flags, Mode::empty())
-            .map_err(|errno| failed("open the store folder in", path, errno))?;
-        Ok(Store { path: path.to_owned(), image, folder })
+    /// Makes the folder of store files in the image directory.
+    pub fn create(image: Folder) -> Result<Store> {
+        let folder = image.make_folder(STORE_NAME, Mode::RWXU)?;
+        Ok(Store { path: image.path().to_owned(), image, folder })
     }
 
-    /// Opens a store file for writing, making it when it is not there.
-    pub fn open(&self, id: u64) -> Result<OwnedFd> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat(&self.folder, store_name(id).as_c_str(), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| failed("write a file in", &self.path, errno))
+    /// Opens the store file of `file` for writing, and makes it the first time.
+    pub fn open(&self, file: &File) -> Result<OwnedFd> {
+        let name = store_name(file.id);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let is_new = !file.stored.swap(true, Ordering::Relaxed);
+        let made = if is_new { OFlags::CREATE | OFlags::EXCL } else { OFlags::empty() };
+        let opened = rustix::fs::openat(&self.folder, name.as_c_str(), flags | made, mode);
+        let opened = opened.map_err(|errno| match errno {
+            Errno::EXIST | Errno::LOOP | Errno::NXIO => self.folder.foreign(&name, "is not of this backup"),
+            errno => failed("write a file in", &self.path, errno),
+        })?;
+        if is_new {
+            return Ok(opened);
+        }
+        // Until the tree is built it has one name: what has two may lie elsewhere, too.
+        let stat = rustix::fs::fstat(&opened).map_err(|errno| failed("look at", &self.path, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+            return Err(self.folder.foreign(&name, "is not of this backup"));
+        }
+        Ok(opened)
     }
 
     /// Deletes a store file; one that is not there is as good.
     pub fn remove(&self, id: u64) -> Result<()> {
-        match rustix::fs::unlinkat(&self.folder, store_name(id).as_c_str(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed("delete a file in", &self.path, errno)),
-        }
+        self.folder.remove_file(&store_name(id))
     }
 
     /// Removes the folder of store files, which must be empty.
     pub fn remove_folder(&self) -> Result<()> {
-        rustix::fs::unlinkat(&self.image, STORE_NAME, AtFlags::REMOVEDIR)
-            .map_err(|errno| failed("remove the store folder from", &self.path, errno))
+        self.image.remove_folder(STORE_NAME)
     }
 
     /// Makes everything durable. An error of an earlier write-back is reported here too (syncfs(2)).

@@ -138,7 +138,7 @@ impl Visit<'_> {
         if let Some(ranges) = missing.ranges.get_mut(1..) {
             ranges.reverse();
         }
-        let image = store.open(file.id)?;
+        let image = store.open(file)?;
         let mut writer = Writer::new(image.as_fd(), &store.path);
         // Should the source shrink and grow again from here on, the image has zeroes there as well.
         writer.cut(size)?;

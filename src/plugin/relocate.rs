@@ -3,50 +3,53 @@
 //!
 //! All paths become relative, so that a backup may be moved and copied as a whole.
 
-use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{FileType, RenameFlags};
+use rustix::io::Errno;
 
-use super::indexes::{make_relative, rewrite, sync_directory_of};
+use super::indexes::{make_relative, rewrite};
 use super::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out};
 use crate::backup::Members;
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
+use crate::engine::folder::Folder;
 use crate::engine::manifest::{Moved, Name};
 
 /// Turns everything below `destination` to the images. Returns what was moved from its image into the data
 /// directory's. Runs on a worker, since the destination may hang.
-pub fn relocate(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
+pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     for index in layout.log_indexes.iter().filter_map(|index| layout.image_of(index)) {
-        make_relative(&destination.join(index))?;
+        make_relative(destination, &index)?;
     }
     for part in &layout.parts {
         let image = Path::new(&part.image);
-        walk(destination, image, &mut |path, kind| {
+        destination.walk(image, &mut |path, folder, name, stat| {
             let below = path.strip_prefix(image).unwrap_or(path);
             let source = part.path.join(below);
-            if kind.is_symlink() {
-                turn_link(destination, layout, path, &source)
-            } else if path.extension() == Some(OsStr::new("isl")) {
-                turn_isl(destination, layout, path)
-            } else {
-                Ok(())
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => turn_link(layout, path, folder, name, &source),
+                FileType::RegularFile if path.extension() == Some(OsStr::new("isl")) => {
+                    turn_isl(layout, path, folder, name)
+                }
+                _ => Ok(()),
             }
         })?;
     }
     if layout.finds_tablespaces { bring_home(destination, layout) } else { Ok(Vec::new()) }
 }
 
-/// `link` lies below the destination; `source` is what it is a copy of.
-fn turn_link(destination: &Path, layout: &Layout, link: &Path, source: &Path) -> Result<()> {
-    let path = destination.join(link);
-    let target = std::fs::read_link(&path).map_err(|e| Error::io("read the link", &path, &e))?;
+/// `link` lies below the destination, in `folder`; `source` is what it is a copy of.
+fn turn_link(layout: &Layout, link: &Path, folder: &Folder, name: &CStr, source: &Path) -> Result<()> {
+    let target = folder.read_link(name)?;
     let led = source.parent().unwrap_or(Path::new("/")).join(&target);
-    let image = image_of(layout, &led).ok_or_else(|| leads_out(source, &led))?;
+    let image = image_of(layout, &led).ok_or_else(|| match source.symlink_metadata() {
+        Ok(original) if !original.is_symlink() => folder.foreign(name, "is a symbolic link now"),
+        _ => leads_out(source, &led),
+    })?;
     let wanted = relative(link, &image);
     if wanted == target {
         return Ok(());
@@ -56,26 +59,24 @@ fn turn_link(destination: &Path, layout: &Layout, link: &Path, source: &Path) ->
     if stays {
         return Ok(());
     }
-    let directory = std::fs::File::open(path.parent().unwrap_or(destination))
-        .map_err(|e| Error::io("open the directory of", &path, &e))?;
+    let path = folder.path_of(name);
     let failed = |what: &'static str| {
         let path = &path;
-        move |errno: rustix::io::Errno| Error::io(what, path, &errno.into())
+        move |errno: Errno| Error::io(what, path, &errno.into())
     };
-    let of_directory = rustix::fs::fstat(&directory).map_err(failed("look at the directory of"))?;
-    let stat = rustix::fs::lstat(&path).map_err(failed("look at"))?;
-    let name = std::ffi::CString::new(path.file_name().unwrap_or_default().as_bytes()).unwrap_or_default();
-    std::fs::remove_file(&path).map_err(|e| Error::io("replace the link", &path, &e))?;
-    std::os::unix::fs::symlink(&wanted, &path).map_err(|e| Error::io("make the link", &path, &e))?;
-    attributes::apply_to_link(directory.as_fd(), &name, &stat, &path)?;
-    attributes::apply(directory.as_fd(), &of_directory, &path)?;
-    directory.sync_all().map_err(|e| Error::io("sync the directory of", &path, &e))
+    let of_directory = rustix::fs::fstat(folder).map_err(failed("look at the directory of"))?;
+    let stat = folder.stat(name)?.ok_or(Errno::NOENT).map_err(failed("look at"))?;
+    folder.remove_file(name)?;
+    rustix::fs::symlinkat(&wanted, folder, name).map_err(failed("make the link"))?;
+    attributes::apply_to_link(folder.as_fd(), name, &stat, &path)?;
+    attributes::apply(folder.as_fd(), &of_directory, &path)?;
+    folder.sync()
 }
 
 /// An .isl file holds the path of a tablespace, which servers take relative to the data directory.
-fn turn_isl(destination: &Path, layout: &Layout, isl: &Path) -> Result<()> {
-    let path = destination.join(isl);
-    let content = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+fn turn_isl(layout: &Layout, isl: &Path, folder: &Folder, name: &CStr) -> Result<()> {
+    let gone = || Error::io("read", &folder.path_of(name), &Errno::NOENT.into());
+    let content = folder.read(name)?.ok_or_else(gone)?;
     let target = Path::new(OsStr::from_bytes(content.trim_ascii()));
     let led = layout.data_dir().join(target);
     let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
@@ -83,7 +84,7 @@ fn turn_isl(destination: &Path, layout: &Layout, isl: &Path) -> Result<()> {
     if wanted == target {
         return Ok(());
     }
-    rewrite(&path, wanted.as_os_str().as_bytes())
+    rewrite(folder, name, wanted.as_os_str().as_bytes())
 }
 
 /// Where the copy of what a path of the source leads to lies below the destination.
@@ -93,46 +94,50 @@ fn image_of(layout: &Layout, path: &Path) -> Option<PathBuf> {
 
 /// InnoDB of MySQL 8 and later finds a tablespace anywhere in the data directory by its number; by its old path it
 /// would find the live server's. One of a table lies in the folder of its schema (fil0fil.cc: is_valid_location).
-fn bring_home(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
+fn bring_home(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     let home = Path::new(DATA_DIR_IMAGE);
     let mut moved = Vec::new();
     let is_elsewhere = |part: &&Part| part.members != Members::All && part.image.starts_with(ELSEWHERE_IMAGE);
     for part in layout.parts.iter().filter(is_elsewhere) {
         let image = Path::new(&part.image);
         let mut tablespaces = Vec::new();
-        walk(destination, image, &mut |path, kind| {
-            if kind.is_file() && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
+        destination.walk(image, &mut |path, _, _, stat| {
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if is_file && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
                 tablespaces.push(path.to_owned());
             }
             Ok(())
         })?;
-        if tablespaces.is_empty() {
-            continue;
-        }
-        for path in tablespaces {
-            let below = path.strip_prefix(image).unwrap_or(&path);
+        for path in &tablespaces {
+            let below = path.strip_prefix(image).unwrap_or(path);
             let schema = part.path.file_name().map(|name| home.join(name));
-            let folder = schema.filter(|schema| destination.join(schema).is_dir());
+            let folder = schema.filter(|schema| is_directory(destination, schema));
             let folder = folder.unwrap_or_else(|| home.to_owned());
             let to = folder.join(path.file_name().unwrap_or_default());
-            move_file(&destination.join(&path), &destination.join(&to))?;
+            move_file(destination, path, &to)?;
             moved.push(Moved { path: Name(to), from: Name(part.path.join(below)) });
         }
-        sync_directory_of(&destination.join(image).join("x"))?;
     }
     Ok(moved)
 }
 
-fn move_file(from: &Path, to: &Path) -> Result<()> {
-    let cwd = rustix::fs::CWD;
-    rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE).map_err(|errno| {
+fn is_directory(destination: &Folder, path: &Path) -> bool {
+    let stat = destination.parent_of(path).and_then(|(folder, name)| folder.stat(&name));
+    stat.ok().flatten().is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+fn move_file(destination: &Folder, from: &Path, to: &Path) -> Result<()> {
+    let (old, old_name) = destination.parent_of(from)?;
+    let (new, new_name) = destination.parent_of(to)?;
+    rustix::fs::renameat_with(&old, &old_name, &new, &new_name, RenameFlags::NOREPLACE).map_err(|errno| {
         Error::io(
             &format!("move a tablespace into the image of the data directory, {}, from", to.display()),
-            from,
+            &old.path_of(&old_name),
             &errno.into(),
         )
     })?;
-    sync_directory_of(to)
+    new.sync()?;
+    old.sync()
 }
 
 /// The path that leads from the directory of `link` to `to`; both lie below the destination.
@@ -160,30 +165,6 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// Calls `visit` with the path below `destination` of everything in an image but directories.
-fn walk(
-    destination: &Path,
-    image: &Path,
-    visit: &mut dyn FnMut(&Path, std::fs::FileType) -> Result<()>,
-) -> Result<()> {
-    let mut open = vec![image.to_owned()];
-    while let Some(relative) = open.pop() {
-        let path = destination.join(&relative);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("list", &path, &e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::io("list", &path, &e))?;
-            let kind = entry.file_type().map_err(|e| Error::io("look at", &entry.path(), &e))?;
-            let below = relative.join(entry.file_name());
-            if kind.is_dir() { open.push(below) } else { visit(&below, kind)? }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +183,7 @@ mod tests {
     fn links_lead_to_images() {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
+        let folder = Folder::open(root).unwrap();
         std::fs::create_dir_all(root.join("mysql_data_dir/d")).unwrap();
         std::fs::create_dir_all(root.join("data_directory")).unwrap();
         let part =
@@ -217,7 +199,7 @@ mod tests {
         link("u.MYD", "../../big/u.MYD");
         link("inside", "../e");
         std::fs::write(root.join("mysql_data_dir/d/v.isl"), "/nowhere/big/d/v.ibd\n").unwrap();
-        assert_eq!(relocate(root, &layout).unwrap(), []);
+        assert_eq!(relocate(&folder, &layout).unwrap(), []);
         let target = |name: &str| std::fs::read_link(root.join("mysql_data_dir/d").join(name)).unwrap();
         assert_eq!(target("t.MYD"), Path::new("../../data_directory/t.MYD"));
         assert_eq!(target("u.MYD"), Path::new("../../data_directory/u.MYD"));
@@ -225,6 +207,6 @@ mod tests {
         let isl = std::fs::read_to_string(root.join("mysql_data_dir/d/v.isl")).unwrap();
         assert_eq!(isl, "../data_directory/d/v.ibd");
         link("out", "/nowhere/else");
-        assert_eq!(relocate(root, &layout).unwrap_err().errno, libc::EXDEV);
+        assert_eq!(relocate(&folder, &layout).unwrap_err().errno, libc::EXDEV);
     }
 }
