@@ -47,7 +47,7 @@ pub struct Layout {
     pub leave_out: Vec<PathBuf>,
     /// Base name of the binary logs; its directory is a real path.
     pub log_bin: Option<PathBuf>,
-    /// Indexes of binary and relay logs: real paths.
+    /// Indexes of binary and relay logs: real paths. They need not exist.
     pub log_indexes: Vec<PathBuf>,
     /// Settings that a server over the images needs: name and value.
     pub options: Vec<(String, String)>,
@@ -174,8 +174,9 @@ impl Layout {
         }
         self.log_bin = files.log_bin.as_deref().and_then(really);
         let indexes = [&files.log_bin_index, &files.relay_log_index];
-        self.log_indexes =
-            indexes.into_iter().flatten().filter_map(|index| index.canonicalize().ok()).collect();
+        // Where all channels have names, there are only indexes beside it.
+        let found = |index: &PathBuf| index.canonicalize().ok().or_else(|| really(index));
+        self.log_indexes = indexes.into_iter().flatten().filter_map(found).collect();
         Ok(())
     }
 }
