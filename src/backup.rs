@@ -47,7 +47,7 @@ pub enum Choice {
     Beginning(Vec<u8>),
     /// Those that end so.
     Ending(Vec<u8>),
-    /// Logs and their index: those that begin so and end in a point and either a number or `index`.
+    /// Logs and what names them: those that begin so and end in a point and either a number, `index` or `info`.
     Logs(Vec<u8>),
 }
 
@@ -79,7 +79,9 @@ impl Members {
 /// What follows the beginning of a log's name.
 fn is_log(rest: &[u8]) -> bool {
     let end = rest.rsplit(|&byte| byte == b'.').next().filter(|end| end.len() < rest.len());
-    end.is_some_and(|end| end == b"index" || end.len() >= 6 && end.iter().all(u8::is_ascii_digit))
+    end.is_some_and(|end| {
+        matches!(end, b"index" | b"info") || end.len() >= 6 && end.iter().all(u8::is_ascii_digit)
+    })
 }
 
 /// What to do with symbolic links found in a source.

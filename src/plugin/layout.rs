@@ -23,6 +23,9 @@ use crate::server::files::{ServerFiles, engine_variable};
 pub const DATA_DIR_IMAGE: &str = "mysql_data_dir";
 /// Name of the binary logs' image, where they lie outside the data directory.
 const LOG_BIN_IMAGE: &str = "mysql_log_bin";
+/// Where MariaDB and MySQL 5.6 keep where replication stands; named after their options.
+const RELAY_LOG_INFO: &str = "relay_log_info_file";
+const MASTER_INFO: &str = "master_info_file";
 
 /// Name of the images of directories with tables elsewhere.
 pub const ELSEWHERE_IMAGE: &str = "data_directory";
@@ -47,7 +50,8 @@ pub struct Layout {
     pub leave_out: Vec<PathBuf>,
     /// Base name of the binary logs; its directory is a real path.
     pub log_bin: Option<PathBuf>,
-    /// Indexes of binary and relay logs: real paths. They need not exist.
+    /// Files that name binary and relay logs, a line each: their indexes, and where replication stands. Real paths; they
+    /// need not exist.
     pub log_indexes: Vec<PathBuf>,
     /// Settings that a server over the images needs: name and value.
     pub options: Vec<(String, String)>,
@@ -172,8 +176,14 @@ impl Layout {
                 self.add_chosen(index_image, directory, vec![own, Choice::Logs(of_channels(name))])?;
             }
         }
+        for (image, file) in [(RELAY_LOG_INFO, &files.relay_log_info), (MASTER_INFO, &files.master_info)] {
+            if let Some((directory, name)) = file.as_deref().and_then(split) {
+                let choices = vec![Choice::Name(name.to_vec()), Choice::Logs(of_channels(name))];
+                self.add_chosen(image, directory, choices)?;
+            }
+        }
         self.log_bin = files.log_bin.as_deref().and_then(really);
-        let indexes = [&files.log_bin_index, &files.relay_log_index];
+        let indexes = [&files.log_bin_index, &files.relay_log_index, &files.relay_log_info];
         // Where all channels have names, there are only indexes beside it.
         let found = |index: &PathBuf| index.canonicalize().ok().or_else(|| really(index));
         self.log_indexes = indexes.into_iter().flatten().filter_map(found).collect();
@@ -199,10 +209,12 @@ fn left_out(host: &Host, files: &ServerFiles) -> Vec<PathBuf> {
     all.filter_map(|path| really(&path)).collect()
 }
 
-/// How the names of relay logs and indexes of named channels (connections, on MariaDB) begin: "rl-NAME.000001",
-/// "rl-NAME.index" (`add_channel_to_relay_log_name`, rpl_rli.cc; `create_logfile_name_with_suffix`, rpl_mi.cc).
+/// How the names of relay logs and of indexes and the like of named channels (connections, on MariaDB) begin:
+/// "rl-NAME.000001", "rl-NAME.index", "relay-log-NAME.info" (`add_channel_to_relay_log_name`, rpl_rli.cc;
+/// `create_logfile_name_with_suffix`, rpl_mi.cc).
 pub fn of_channels(base: &[u8]) -> Vec<u8> {
-    [base.strip_suffix(b".index").unwrap_or(base), b"-"].concat()
+    let stem = [&b".index"[..], b".info"].iter().find_map(|ending| base.strip_suffix(*ending));
+    [stem.unwrap_or(base), b"-"].concat()
 }
 
 /// The file names of `innodb_data_file_path` and its like: "ibdata1:12M;/elsewhere/ibdata2:12M:autoextend".

@@ -42,7 +42,7 @@ pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     if layout.finds_tablespaces { bring_home(destination, layout) } else { Ok(Vec::new()) }
 }
 
-/// An index of logs below the destination, and those of named channels beside it.
+/// An index of logs or its like below the destination, and those of named channels beside it.
 fn turn_indexes(destination: &Folder, index: &Path) -> Result<()> {
     make_relative(destination, index)?;
     let (folder, name) = match destination.parent_of(index) {
@@ -50,9 +50,10 @@ fn turn_indexes(destination: &Folder, index: &Path) -> Result<()> {
         found => found?,
     };
     let channels = of_channels(name.to_bytes());
+    let ending = index.extension();
     for other in folder.names()? {
         let other = other.to_bytes();
-        if other.starts_with(&channels) && other.ends_with(b".index") {
+        if other.starts_with(&channels) && Path::new(OsStr::from_bytes(other)).extension() == ending {
             make_relative(destination, &index.with_file_name(OsStr::from_bytes(other)))?;
         }
     }

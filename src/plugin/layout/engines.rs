@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Layout, from_bytes, names_in, really, split};
+use super::{Layout, MASTER_INFO, RELAY_LOG_INFO, from_bytes, names_in, really, split};
 use crate::backup::{Choice, Members};
 use crate::engine::error::Result;
 use crate::server::Host;
@@ -86,6 +86,8 @@ impl Layout {
             ("relay_log", &files.relay_log, "."),
             ("log_bin_index", &files.log_bin_index, ""),
             ("relay_log_index", &files.relay_log_index, ""),
+            (RELAY_LOG_INFO, &files.relay_log_info, ""),
+            (MASTER_INFO, &files.master_info, ""),
         ];
         for (variable, path, end) in logs {
             // Logs are named by what their names begin with.
@@ -93,7 +95,9 @@ impl Layout {
                 continue;
             };
             path.push(end);
-            if let Some(image) = self.seen_from_data_dir(Path::new(&path)) {
+            let image = self.seen_from_data_dir(Path::new(&path));
+            let is_default = |image: &String| image.starts_with("./") && variable.ends_with("_info_file");
+            if let Some(image) = image.filter(|image| !is_default(image)) {
                 note(variable, image.strip_suffix(end).unwrap_or(&image).to_owned());
             }
         }
