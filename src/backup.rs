@@ -47,6 +47,8 @@ pub enum Choice {
     Beginning(Vec<u8>),
     /// Those that end so.
     Ending(Vec<u8>),
+    /// Logs and what names them: those that begin so and end in a point and either a number, `index` or `info`.
+    Logs(Vec<u8>),
 }
 
 impl Members {
@@ -56,6 +58,7 @@ impl Members {
             Choice::Name(exact) => name == &**exact,
             Choice::Beginning(beginning) => name.starts_with(beginning),
             Choice::Ending(ending) => name.ends_with(ending),
+            Choice::Logs(beginning) => name.strip_prefix(&**beginning).is_some_and(is_log),
         };
         match self {
             Members::All => true,
@@ -71,6 +74,14 @@ impl Members {
             Ok(Some(first)) => self.take(first.as_os_str().as_encoded_bytes()),
         }
     }
+}
+
+/// What follows the beginning of a log's name.
+fn is_log(rest: &[u8]) -> bool {
+    let end = rest.rsplit(|&byte| byte == b'.').next().filter(|end| end.len() < rest.len());
+    end.is_some_and(|end| {
+        matches!(end, b"index" | b"info") || end.len() >= 6 && end.iter().all(u8::is_ascii_digit)
+    })
 }
 
 /// What to do with symbolic links found in a source.

@@ -1,7 +1,7 @@
-//! Indexes of binary and relay logs name the logs, by full paths when these lie outside the data directory: a server
-//! over a copy would then use the live server's logs (P26). In the image they are named relative to their directory,
-//! which every server resolves against its own `log_bin` and `relay_log` (`normalize_binlog_name`, log.cc and
-//! binlog.cc of MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8).
+//! Indexes of binary and relay logs (and relay-log.info) name the logs, by full paths when these lie outside the data
+//! directory: a server over a copy would then use the live server's logs (P26). In the image they are named relative to
+//! their directory, which every server resolves against its own `log_bin` and `relay_log` (`normalize_binlog_name`,
+//! log.cc and binlog.cc of MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8).
 
 use std::ffi::{CStr, CString};
 use std::io::Write;

@@ -12,7 +12,7 @@ use rustix::fs::{FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::indexes::{make_relative, rewrite};
-use super::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out};
+use super::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out, of_channels};
 use crate::backup::Members;
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::engine::manifest::{Moved, Name};
 /// directory's. Runs on a worker, since the destination may hang.
 pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     for index in layout.log_indexes.iter().filter_map(|index| layout.image_of(index)) {
-        make_relative(destination, &index)?;
+        turn_indexes(destination, &index)?;
     }
     for part in &layout.parts {
         let image = Path::new(&part.image);
@@ -40,6 +40,24 @@ pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
         })?;
     }
     if layout.finds_tablespaces { bring_home(destination, layout) } else { Ok(Vec::new()) }
+}
+
+/// An index of logs or its like below the destination, and those of named channels beside it.
+fn turn_indexes(destination: &Folder, index: &Path) -> Result<()> {
+    make_relative(destination, index)?;
+    let (folder, name) = match destination.parent_of(index) {
+        Err(error) if error.errno == libc::ENOENT => return Ok(()),
+        found => found?,
+    };
+    let channels = of_channels(name.to_bytes());
+    let ending = index.extension();
+    for other in folder.names()? {
+        let other = other.to_bytes();
+        if other.starts_with(&channels) && Path::new(OsStr::from_bytes(other)).extension() == ending {
+            make_relative(destination, &index.with_file_name(OsStr::from_bytes(other)))?;
+        }
+    }
+    Ok(())
 }
 
 /// `link` lies below the destination, in `folder`; `source` is what it is a copy of.

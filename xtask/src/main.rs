@@ -27,6 +27,7 @@ usage: cargo xtask COMMAND
                                              portable: for every server on glibc 2.17 or later
   demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
   soak --server NAME --rounds N [--seed S]   the same, again and again, source and image compared in the gate;
+       [--hours H] [--plot FILE.svg]         for hours, instead of N rounds: the server's process must not grow;
        [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
        [--no-identity]                       without comparing, so that times are real;
        [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;

@@ -5,7 +5,8 @@
 //!
 //! [`plugged`] is what tests of the plugin itself share.
 //!
-//! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
+//! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, of what makes a server [`busy`], and of the storm of
+//! [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
 //! The [`oracle`] asks whether capture sees every change that a server makes.
 //! [`replication`] makes servers replicas of each other.
@@ -13,11 +14,13 @@
 
 pub mod binlog;
 pub mod built;
+pub mod busy;
 pub mod check;
 pub mod client;
 pub mod ddl;
 pub mod demo;
 pub mod features;
+pub mod growth;
 pub mod image;
 pub mod installation;
 pub mod ledger;
