@@ -151,7 +151,7 @@ impl fmt::Display for Difference {
 pub struct Checks {
     /// Users and groups. Only root can keep them.
     pub owners: bool,
-    /// Times of last modification of files.
+    /// Times of last modification.
     pub mtimes: bool,
 }
 
@@ -230,9 +230,9 @@ fn compare_nodes(path: &Path, from: &Node, to: &Node, checks: Checks, note: &mut
         if from.size != to.size {
             note(path, What::Size { source: from.size, image: to.size });
         }
-        if checks.mtimes && from.mtime != to.mtime {
-            note(path, What::Mtime { source: from.mtime, image: to.mtime });
-        }
+    }
+    if checks.mtimes && from.mtime != to.mtime {
+        note(path, What::Mtime { source: from.mtime, image: to.mtime });
     }
 }
 

@@ -72,7 +72,7 @@ impl World {
     }
 
     /// One of the sources in 9 of 10 cases.
-    fn root(&self, rng: &mut Rng) -> &(CString, File) {
+    fn any_root(&self, rng: &mut Rng) -> &(CString, File) {
         let outside = self.roots.len() - 1;
         let index = if rng.one_in(10) { outside } else { rng.below(outside as u64) as usize };
         &self.roots[index]
@@ -88,9 +88,14 @@ impl World {
         }
     }
 
+    /// A descriptor on the file system of the sources.
+    pub fn root(&self) -> i32 {
+        self.roots[0].1.as_raw_fd()
+    }
+
     /// A path for a call without a descriptor: absolute or relative.
     pub fn path(&self, rng: &mut Rng, kind: Kind) -> CString {
-        let (root, _) = self.root(rng);
+        let (root, _) = self.any_root(rng);
         let mut path = Vec::new();
         if rng.one_in(2) {
             path.extend(self.base.as_os_str().as_bytes());
@@ -108,7 +113,7 @@ impl World {
         if rng.one_in(4) {
             return At { directory: libc::AT_FDCWD, path: self.path(rng, kind) };
         }
-        let (_, directory) = self.root(rng);
+        let (_, directory) = self.any_root(rng);
         let mut path = Vec::new();
         self.directory(rng, &mut path);
         path.extend(World::name(rng, kind).bytes());
@@ -131,7 +136,7 @@ impl World {
 
     /// A template for `mkstemp` and its like, with `suffix` behind the X's.
     pub fn template(&self, rng: &mut Rng, suffix: &str) -> Vec<u8> {
-        let (root, _) = self.root(rng);
+        let (root, _) = self.any_root(rng);
         let mut path = root.as_bytes().to_vec();
         path.push(b'/');
         self.directory(rng, &mut path);

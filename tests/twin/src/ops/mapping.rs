@@ -23,6 +23,20 @@ pub const OPERATIONS: &[Operation] = &[
         mapping.writable = true;
         store(w, r)
     }),
+    unseen("mremap", 2, |w, r| {
+        let mapping = w.mapping.as_mut().ok_or(0)?;
+        for (from, to) in [(LENGTH, LENGTH / 2), (LENGTH / 2, LENGTH)] {
+            let moved = sys::mremap(mapping.address, from, to, libc::MREMAP_MAYMOVE);
+            if moved == libc::MAP_FAILED {
+                let errno = sys::errno();
+                // Half of it is mapped: nobody stores to it any more.
+                std::mem::forget(w.mapping.take());
+                return Err(errno);
+            }
+            mapping.address = moved;
+        }
+        store(w, r)
+    }),
     unseen("mmap (store)", 6, store),
     unseen("munmap", 1, |w, _| w.mapping.take().map(drop).ok_or(0)),
 ];

@@ -30,6 +30,22 @@ pub const OPERATIONS: &[Operation] = &[
             some(written(unsafe { call(held.fd, data, at.length, at.offset) })?)
         })
     }),
+    op("dlmopen (pwrite)", 1, |w, r| {
+        let held = w.file(r)?;
+        let at = w.extent(r, held);
+        let data = w.fill(at.length);
+        let open = |path: &CStr| {
+            // SAFETY: a C string; the object has no constructor.
+            unsafe { libc::dlmopen(libc::LM_ID_BASE, path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }
+        };
+        late_by(w, r, open, c"late_pwrite", |function| {
+            type Pwrite = unsafe extern "C" fn(c_int, sys::Address, usize, i64) -> isize;
+            // SAFETY: the function of this name has this type.
+            let call = unsafe { std::mem::transmute::<*mut c_void, Pwrite>(function) };
+            // SAFETY: as pwrite.
+            some(written(unsafe { call(held.fd, data, at.length, at.offset) })?)
+        })
+    }),
     op("dlopen (rename)", 1, |w, r| {
         let (from, to) = (w.shared.world.path(r, Kind::File), w.shared.world.path(r, Kind::File));
         late(w, r, c"late_rename", |function| {
@@ -107,9 +123,19 @@ fn late(
     name: &CStr,
     call: impl FnOnce(*mut c_void) -> Outcome,
 ) -> Outcome {
-    let path = c_string(rng.pick::<PathBuf>(&w.shared.late));
     // SAFETY: a C string; the object has no constructor.
-    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    let open = |path: &CStr| unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    late_by(w, rng, open, name, call)
+}
+
+fn late_by(
+    w: &mut Worker<'_>,
+    rng: &mut Rng,
+    open: impl FnOnce(&CStr) -> *mut c_void,
+    name: &CStr,
+    call: impl FnOnce(*mut c_void) -> Outcome,
+) -> Outcome {
+    let handle = open(&c_string(rng.pick::<PathBuf>(&w.shared.late)));
     if handle.is_null() {
         return Err(libc::ENOENT);
     }
