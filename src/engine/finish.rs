@@ -150,7 +150,12 @@ pub fn compare_in_gate(state: &mut Reconciler, arena: &mut Arena, workers: &Work
     for (index, root) in workers.shared().roots.iter().enumerate() {
         let image = workers.shared().store(index)?.path.clone();
         let checks = identity::Checks { mtimes: true, ..identity::Checks::default() };
-        differences.extend(identity::compare_with(&root.path, &image, &|path| nowhere.contains(path), checks));
+        differences.extend(identity::compare_with(
+            &root.path,
+            &image,
+            &|path| nowhere.contains(path),
+            checks,
+        ));
     }
     if differences.is_empty() {
         return Ok(built);

@@ -32,6 +32,7 @@ pub struct World {
     /// Beside the sources, on the same file system, in no backup.
     pub outside: PathBuf,
     roots: Vec<(CString, File)>,
+    flat: bool,
 }
 
 /// A place as the `*at` calls take it.
@@ -44,8 +45,8 @@ pub struct At {
 }
 
 impl World {
-    /// Makes the empty directories of a round with this many sources.
-    pub fn create(base: &Path, sources: usize) -> io::Result<World> {
+    /// Makes the empty directories of a round with this many sources. `flat`: paths lead to no directory below these.
+    pub fn create(base: &Path, sources: usize, flat: bool) -> io::Result<World> {
         let outside = base.join("outside");
         let sources: Vec<PathBuf> = (0..sources).map(|index| base.join(format!("source{index}"))).collect();
         let mut roots = Vec::new();
@@ -54,7 +55,7 @@ impl World {
             let name = root.file_name().expect("a name of ours");
             roots.push((CString::new(name.as_bytes())?, File::open(root)?));
         }
-        Ok(World { base: base.to_owned(), sources, outside, roots })
+        Ok(World { base: base.to_owned(), sources, outside, roots, flat })
     }
 
     /// Removes what [`World::create`] and the programs made.
@@ -64,7 +65,7 @@ impl World {
 
     /// A directory below `root`: itself, or up to three levels down; now and then through a symbolic link.
     fn directory(&self, rng: &mut Rng, path: &mut Vec<u8>) {
-        let depth = *rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 3]);
+        let depth = if self.flat { 0 } else { *rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 3]) };
         for _ in 0..depth {
             let letter = if rng.one_in(25) { 'l' } else { 'd' };
             path.extend(format!("{letter}{}/", rng.below(3)).bytes());

@@ -205,7 +205,10 @@ impl Ring {
         let (address, length) = match wanted.opcode {
             WRITE_VECTOR | WRITE_VECTOR_FIXED => (std::ptr::from_ref(&self.parts[index]).addr(), 1),
             SYNC | TRUNCATE => (0, 0),
-            ALLOCATE => (wanted.length, *[0, libc::FALLOC_FL_KEEP_SIZE as u32, 3].get(wanted.stamp as usize % 3).unwrap_or(&0)),
+            ALLOCATE => (
+                wanted.length,
+                *[0, libc::FALLOC_FL_KEEP_SIZE as u32, 3].get(wanted.stamp as usize % 3).unwrap_or(&0),
+            ),
             _ => (data.as_ptr().addr(), wanted.length as u32),
         };
         let request = Sqe {
@@ -247,6 +250,10 @@ impl Ring {
     pub fn submit(&mut self) -> Outcome<usize> {
         // SAFETY: a ring of io_uring_queue_init.
         let result = unsafe { real::io_uring_submit(&mut *self.ring) };
+        if result == 0 {
+            // A call before has taken all, and told something else.
+            self.queued = 0;
+        }
         self.submitted(result)
     }
 

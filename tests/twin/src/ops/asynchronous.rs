@@ -17,7 +17,8 @@ pub const OPERATIONS: &[Operation] = &[
     op("io_submit (FSYNC)", 1, |w, r| aio(w, r, libaio::SYNC)),
     op("io_submit (bad descriptor)", 1, |w, _| {
         let stamp = w.next_stamp();
-        let wanted = libaio::Wanted { opcode: libaio::WRITE, fd: -1, offset: 0, length: 512, stamp, flags: 0 };
+        let wanted =
+            libaio::Wanted { opcode: libaio::WRITE, fd: -1, offset: 0, length: 512, stamp, flags: 0 };
         match context(w)?.submit(&[wanted]) {
             Err(libc::EBADF) => Ok(()),
             other => other.and(Err(0)),

@@ -119,7 +119,8 @@ const fn unseen(name: &'static str, weight: u32, run: fn(&mut Worker<'_>, &mut R
     Operation { name, weight, needs: Needs::Nothing, unseen: true, run }
 }
 
-const FAMILIES: [&[Operation]; 12] = [
+/// All operations, by family.
+pub const FAMILIES: [&[Operation]; 12] = [
     data::OPERATIONS,
     size::OPERATIONS,
     opening::OPERATIONS,

@@ -150,10 +150,7 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op_where(Needs::Call(REMOVEXATTRAT), "syscall (removexattrat)", 1, |w, r| {
         let at = w.shared.world.at(r, Kind::File);
-        nothing(syscall(
-            REMOVEXATTRAT,
-            [at.directory as usize, address(&at.path), 0, address(NAME), 0, 0],
-        ))
+        nothing(syscall(REMOVEXATTRAT, [at.directory as usize, address(&at.path), 0, address(NAME), 0, 0]))
     }),
 ];
 
