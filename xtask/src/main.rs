@@ -15,6 +15,7 @@ mod portable;
 mod servers;
 mod sh;
 mod test;
+mod twin;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ usage: cargo xtask COMMAND
   locks --server NAME                        what tokudb_backup_lock costs other clients beside a long statement
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
+  twin [--rounds N] [--seed S] [--fs NAME]   random programs without a server, on ext4, xfs, btrfs, tmpfs, overlayfs, untyped
+       [--shrink SECONDS]                    (no d_type) and small (full); of a failure, the smallest program
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
@@ -84,6 +87,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "mtr" => mtr::run(rest),
         "locks" => lab::locks(rest),
         "test" => test::run(rest),
+        "twin" => twin::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
