@@ -220,7 +220,11 @@ fn run_on(arguments: &Arguments, source: &str, destination: &str, home: &Path) -
             .collect();
         if !output.status.success() {
             failed += 1;
-            println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+            println!(
+                "{text}{}twin: the program ended with {}",
+                String::from_utf8_lossy(&output.stderr),
+                output.status
+            );
         }
     }
     println!(
