@@ -145,11 +145,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Closes a file. A request that names its number and is only queued must be submitted first: the number may be
-    /// anybody's afterwards.
+    /// Closes a file. A request that names its number must be submitted first, or even have ended: the number may be
+    /// anybody's afterwards, an image's of the backup, too.
     pub fn close(&mut self, held: Held) -> c_int {
         while let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_queued()) {
             let _ = ring.submit();
+        }
+        if let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_late()) {
+            ring.settle();
         }
         sys::close(held.fd)
     }

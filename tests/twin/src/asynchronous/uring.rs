@@ -134,6 +134,7 @@ pub struct Ring {
     parts: Box<[iovec; DEPTH]>,
     busy: [bool; DEPTH],
     writes: [bool; DEPTH],
+    late: [bool; DEPTH],
     memory: Memory,
     fixed: bool,
     queued: usize,
@@ -178,6 +179,7 @@ impl Ring {
             parts,
             busy: [false; DEPTH],
             writes: [false; DEPTH],
+            late: [false; DEPTH],
             memory,
             fixed,
             queued: 0,
@@ -230,6 +232,7 @@ impl Ring {
         unsafe { sqe.write(request) };
         self.busy[index] = true;
         self.queued += 1;
+        self.late[index] = matches!(wanted.opcode, ALLOCATE | TRUNCATE);
         self.writes[index] = !matches!(wanted.opcode, SYNC | READ);
         true
     }
@@ -323,6 +326,12 @@ impl Ring {
         // SAFETY: the ring's head, which only its reaper moves.
         unsafe { (*self.ring.completion.head).fetch_add(count, Ordering::Release) };
         count as usize
+    }
+
+    /// Whether a request is under way whose descriptor the kernel may not have looked at yet: those that it always hands
+    /// to a worker look there.
+    pub fn has_late(&self) -> bool {
+        (0..DEPTH).any(|index| self.busy[index] && self.late[index])
     }
 
     /// Requests that have not been reaped.
