@@ -14,6 +14,9 @@ use crate::world::Kind;
 /// A child that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How a child ends that found the file system full.
+const NO_ROOM: c_int = 2;
+
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
     op("fork", 1, fork),
@@ -67,7 +70,15 @@ fn fork(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
     let child = check(unsafe { libc::fork() })?;
     if child == 0 {
         let fd = sys::open(&path, libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC, 0o600);
+        if fd < 0 && sys::errno() == libc::ENOSPC {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(NO_ROOM) };
+        }
         let done = sys::pwrite64(fd, data, length, 0);
+        if done >= 0 && (done as usize) < length || done < 0 && sys::errno() == libc::ENOSPC {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(NO_ROOM) };
+        }
         let renamed = sys::rename(&path, &path);
         let fine = usize::try_from(done) == Ok(length) && renamed == 0 && sys::close(fd) == 0;
         // SAFETY: ends the child at once.
@@ -108,6 +119,7 @@ fn reap(w: &mut Worker<'_>, child: c_int, what: &str) -> Outcome {
             }
             0 => std::thread::sleep(Duration::from_micros(200)),
             pid if pid == child && status == 0 => return Ok(()),
+            pid if pid == child && status == NO_ROOM << 8 => return Err(libc::ENOSPC),
             pid => {
                 w.shared.fail(format!("{what} ended badly: waitpid says {pid}, status {status:#x}"));
                 return Err(sys::errno());
