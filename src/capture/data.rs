@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::changes::{SHRINKS, Stamp};
 use super::hook::{self, Stat, keep_errno};
-use crate::tracker::tracker;
+use crate::tracker::{Marks, Pass, tracker};
 
 const TO_THE_END: u64 = u64::MAX;
 /// linux/fs.h; RWF_NOAPPEND since Linux 6.9.
@@ -32,10 +32,17 @@ fn appended(file: &Stat, shrinks: Stamp) -> Range<u64> {
     if SHRINKS.quiet_since(shrinks, 0) { file.size..TO_THE_END } else { 0..TO_THE_END }
 }
 
-/// Whether a failed write left the file as it was for certain.
+/// Whether a failed write left the file's bytes as they were for certain.
 fn failed_at_once() -> bool {
     use libc::{EAGAIN, EBADF, EFBIG, EINVAL, ENOSPC, EPERM, EROFS, ESPIPE};
     matches!(hook::errno(), EAGAIN | EBADF | EFBIG | EINVAL | ENOSPC | EPERM | EROFS | ESPIPE)
+}
+
+/// A write that left the bytes as they were; some errors are found after the file's time was moved.
+fn changed_nothing(pass: &Pass<'_>, file: &Stat) {
+    if matches!(hook::errno(), libc::ENOSPC | libc::EINVAL) {
+        tracker().mark(pass, file.key, Marks::ATTRIBUTES);
+    }
 }
 
 /// A write at an offset: pwrite(2) and its family. `flags`: those of pwritev2(2).
@@ -47,7 +54,7 @@ pub fn at(call: &'static CStr, fd: c_int, offset: i64, flags: c_int, real: impl 
         let Ok(from) = u64::try_from(offset) else { return };
         let range = match u64::try_from(result) {
             Ok(0) => return,
-            Err(_) if failed_at_once() => return,
+            Err(_) if failed_at_once() => return changed_nothing(&pass, &file),
             _ if appends(fd, flags) => appended(&file, shrinks),
             Ok(landed) => from..from.saturating_add(landed),
             Err(_) => from..TO_THE_END,
@@ -64,8 +71,11 @@ pub fn at_position(call: &'static CStr, fd: c_int, flags: c_int, real: impl FnOn
     let before = keep_errno(|| position(fd));
     let result = real();
     keep_errno(|| {
-        if result == 0 || result < 0 && failed_at_once() {
+        if result == 0 {
             return;
+        }
+        if result < 0 && failed_at_once() {
+            return changed_nothing(&pass, &file);
         }
         let range = if appends(fd, flags) {
             appended(&file, shrinks)

@@ -116,7 +116,7 @@ fn write_held(
     let image = store.open(file)?;
     let mut writer = Writer::new(image.as_fd(), &store.path);
     let size = held.stat.st_size as u64;
-    writer.cut(size)?;
+    writer.set_size(size)?;
     for piece in pieces.get(held.pieces.clone()).unwrap_or(&[]) {
         match piece {
             Piece::Data { at, bytes: range } => writer.write(bytes.get(range.clone()).unwrap_or(&[]), *at)?,
@@ -150,7 +150,13 @@ pub fn compare_in_gate(state: &mut Reconciler, arena: &mut Arena, workers: &Work
     let mut differences = Vec::new();
     for (index, root) in workers.shared().roots.iter().enumerate() {
         let image = workers.shared().store(index)?.path.clone();
-        differences.extend(identity::compare(&root.path, &image, &|path| nowhere.contains(path)));
+        let checks = identity::Checks { mtimes: true, ..identity::Checks::default() };
+        differences.extend(identity::compare_with(
+            &root.path,
+            &image,
+            &|path| nowhere.contains(path),
+            checks,
+        ));
     }
     if differences.is_empty() {
         return Ok(built);

@@ -151,7 +151,7 @@ impl fmt::Display for Difference {
 pub struct Checks {
     /// Users and groups. Only root can keep them.
     pub owners: bool,
-    /// Times of last modification of files.
+    /// Times of last modification.
     pub mtimes: bool,
 }
 
@@ -226,13 +226,11 @@ fn compare_nodes(path: &Path, from: &Node, to: &Node, checks: Checks, note: &mut
     if from.target != to.target {
         note(path, What::Target { source: from.target.clone(), image: to.target.clone() });
     }
-    if from.kind == Kind::File {
-        if from.size != to.size {
-            note(path, What::Size { source: from.size, image: to.size });
-        }
-        if checks.mtimes && from.mtime != to.mtime {
-            note(path, What::Mtime { source: from.mtime, image: to.mtime });
-        }
+    if from.kind == Kind::File && from.size != to.size {
+        note(path, What::Size { source: from.size, image: to.size });
+    }
+    if checks.mtimes && from.mtime != to.mtime {
+        note(path, What::Mtime { source: from.mtime, image: to.mtime });
     }
 }
 

@@ -155,6 +155,7 @@ impl Placer<'_> {
         let stat = rustix::fs::fstat(&from).map_err(|errno| failed("look at the copy of", full, errno))?;
         let size = stat.st_size as u64;
         let mut writer = Writer::new(to.as_fd(), full);
+        writer.set_size(size)?;
         let mut buffer = vec![0u8; 1 << 20];
         let mut at = 0;
         while at < size {
@@ -173,7 +174,6 @@ impl Placer<'_> {
                 }
             }
         }
-        writer.set_size(size)?;
         attributes::write_xattrs(to.as_fd(), &attributes::read_xattrs(from.as_fd(), full)?, full)?;
         attributes::apply(to.as_fd(), &stat, full)?;
         store.close(to.into())

@@ -299,7 +299,9 @@ impl Reconciler {
         }
         Err(Error::new(
             libc::EXDEV,
-            "a file system was mounted below a source while the backup was running; start the backup again",
+            "a file of a source lies on another device than its directory: a file system was mounted there while the \
+             backup was running (start it again), or it is an overlayfs with layers on different file systems, which \
+             changes the identity of files as they are written (mount it with xino=on)",
         ))
     }
 

@@ -1,7 +1,7 @@
 //! Reading the source: by descriptors of its roots, read-only, never mapped (P23).
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
@@ -79,17 +79,45 @@ pub fn is_vanished(error: Errno) -> bool {
 }
 
 /// A number that tells two files apart that had the same inode number one after the other: from the file handle,
-/// which holds the generation (P6). 0: the file system has none.
+/// which holds the generation, and the time of birth (P6). 0: the file system tells neither; then it is left to the
+/// marks of creation, and for other processes to size and mtime (P25).
 pub fn generation(file: BorrowedFd<'_>) -> u64 {
-    #[repr(C)]
-    struct Handle {
-        bytes: u32,
-        kind: i32,
-        data: [u8; 128],
+    // FNV-1a: only ever compared with itself.
+    let hash = |seed: u64, bytes: &[u8]| {
+        bytes.iter().fold(seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    };
+    const START: u64 = 0xcbf2_9ce4_8422_2325;
+    // overlayfs gives no handles that could be opened again, but such that identify.
+    let handle = handle(file, 0).or_else(|| handle(file, AT_HANDLE_FID));
+    let born = born(file);
+    if handle.is_none() && born.is_none() {
+        return 0;
     }
-    let mut handle = Handle { bytes: 128, kind: 0, data: [0; 128] };
+    let (kind, bytes) = handle.as_ref().map_or((0, &[][..]), |handle| {
+        (handle.kind, handle.data.get(..(handle.bytes as usize).min(HANDLE)).unwrap_or(&[]))
+    });
+    let (seconds, nanoseconds) = born.unwrap_or_default();
+    let after = hash(hash(START ^ kind as u64, bytes), &seconds.to_ne_bytes());
+    hash(after, &nanoseconds.to_ne_bytes()) | 1
+}
+
+/// Room for any handle (MAX_HANDLE_SZ).
+const HANDLE: usize = 128;
+/// linux/fcntl.h, since Linux 6.5.
+const AT_HANDLE_FID: i32 = 0x200;
+
+/// struct file_handle.
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    data: [u8; HANDLE],
+}
+
+fn handle(file: BorrowedFd<'_>, flags: i32) -> Option<Handle> {
+    let mut handle = Handle { bytes: HANDLE as u32, kind: 0, data: [0; HANDLE] };
     let mut mount = 0i32;
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&file.as_fd());
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
     // SAFETY: name_to_handle_at(2) writes at most `bytes` bytes behind the header, which are there, and one int.
     let result = unsafe {
         libc::syscall(
@@ -98,15 +126,14 @@ pub fn generation(file: BorrowedFd<'_>) -> u64 {
             c"".as_ptr(),
             &raw mut handle,
             &raw mut mount,
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
         )
     };
-    if result != 0 {
-        return 0;
-    }
-    let data = handle.data.get(..(handle.bytes as usize).min(128)).unwrap_or(&[]);
-    // FNV-1a: only ever compared with itself.
-    data.iter().fold(0xcbf2_9ce4_8422_2325 ^ handle.kind as u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    }) | 1
+    (result == 0).then_some(handle)
+}
+
+fn born(file: BorrowedFd<'_>) -> Option<(i64, u32)> {
+    let wanted = rustix::fs::StatxFlags::BTIME;
+    let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    (found.stx_mask & wanted.bits() != 0).then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
 }

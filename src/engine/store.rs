@@ -275,12 +275,6 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Cuts the file to `size`, if it is longer.
-    pub fn cut(&self, size: u64) -> Result<()> {
-        let now = rustix::fs::fstat(self.file).map_err(|errno| self.failed(errno))?;
-        if now.st_size as u64 > size { self.set_size(size) } else { Ok(()) }
-    }
-
     /// Gives the file its size.
     pub fn set_size(&self, size: u64) -> Result<()> {
         rustix::fs::ftruncate(self.file, size).map_err(|errno| self.failed(errno))

@@ -296,9 +296,14 @@ impl Tree {
     }
 
     /// The inode number has come back as another type: what it was is gone, whatever its names say until their
-    /// directories are listed again. Its file, or its directory with what was in it.
+    /// directories are listed again. Its file, or its directory with what was in it. These names go too: should one
+    /// of them lead to the same number again, it must count as new, or nothing would lead there.
     pub fn take_out(&mut self, key: Key) -> Option<Arc<File>> {
-        self.ways.remove(&key);
+        for (directory, name) in self.ways.remove(&key).unwrap_or_default() {
+            if let Some(directory) = self.directories.get_mut(&directory) {
+                directory.names.remove(&name);
+            }
+        }
         self.orphans.remove(&key);
         self.take_children(key);
         self.files.remove(&key)
@@ -406,5 +411,20 @@ mod tests {
         tree.remove_name(key(3), b"g");
         tree.sweep(|_, _| panic!("nothing lost its last name"));
         assert_eq!(tree.ways(key(2)), [(key(1), Box::from(&b"c"[..]))]);
+    }
+
+    #[test]
+    fn a_number_that_comes_back_as_another_type_under_the_same_name() {
+        let mut tree = Tree::new(Arc::new(Vec::new()));
+        directory(&mut tree, 1);
+        let leads = file(&mut tree, 2);
+        tree.set_name(key(1), b"a", name(leads));
+        assert!(tree.take_out(key(2)).is_some());
+        let leads = directory(&mut tree, 2);
+        tree.set_name(key(1), b"a", name(leads));
+        assert_eq!(tree.ways(key(2)), [(key(1), Box::from(&b"a"[..]))]);
+        // There and back again before the directory of the name is listed: what it led to is not known any more.
+        assert!(tree.take_out(key(2)).is_none());
+        assert!(tree.directories[&key(1)].names.is_empty(), "the next listing looks at it anew");
     }
 }

@@ -140,8 +140,9 @@ impl Visit<'_> {
         }
         let image = store.open(file)?;
         let mut writer = Writer::new(image.as_fd(), &store.path);
-        // Should the source shrink and grow again from here on, the image has zeroes there as well.
-        writer.cut(size)?;
+        // Should the source shrink and grow again from here on, the image has zeroes there as well. And where nothing is
+        // written beyond the end, the file system reserves nothing there that would fill holes later (xfs).
+        writer.set_size(size)?;
         while missing.ranges.len() > 1 {
             if let Some(range) = missing.ranges.last().cloned() {
                 self.copy(source.as_fd(), &range, &mut (0..0), &mut writer, path)?;

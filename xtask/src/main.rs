@@ -16,6 +16,7 @@ mod portable;
 mod servers;
 mod sh;
 mod test;
+mod twin;
 
 use std::process::ExitCode;
 
@@ -38,9 +39,10 @@ usage: cargo xtask COMMAND
        [--keep DIR]                          wrote is kept in DIR
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
-  faults [--stride K]                        every (K-th) call of a backup on its destination fails, in each way, once: a program
-  faults --server NAME [--errno E]           beside the library; or a real server, once and from there on (K: 1)
-         [--stride K]
+  faults [--server NAME] [--errno E]         every call of a backup on its destination fails, once and from there on: that
+         [--stride K]                        of a program beside the library, or of a server; of K calls one
+  twin [--rounds N] [--seed S] [--fs NAME]   random programs without a server, on ext4, xfs, btrfs, tmpfs, overlayfs, untyped
+       [--shrink SECONDS]                    (no d_type) and small (full); of a failure, the smallest program
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
@@ -94,6 +96,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "locks" => lab::locks(rest),
         "oracle" => lab::oracle(rest),
         "test" => test::run(rest),
+        "twin" => twin::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -76,12 +76,17 @@ pub const CLIENT: [&Need; 2] = [
     &Need { test: Test::Library("libmariadb"), packages: &["libmariadb-dev"] },
 ];
 
-/// What the twin test links to, and a compiler for what it compiles from C and C++.
-pub const TWIN: [&Need; 4] = [
+/// What the twin test links to, a compiler for what it compiles from C and C++, and what makes the file systems on
+/// which it runs.
+pub const TWIN: [&Need; 8] = [
     &Need { test: Test::Header("libaio.h"), packages: &["libaio-dev"] },
     &Need { test: Test::Header("liburing.h"), packages: &["liburing-dev"] },
     &Need { test: Test::Program("gcc"), packages: &["gcc", "libc6-dev"] },
     &Need { test: Test::Program("g++"), packages: &["g++"] },
+    &Need { test: Test::Program("mount"), packages: &["mount"] },
+    &Need { test: Test::Program("mkfs.ext4"), packages: &["e2fsprogs"] },
+    &Need { test: Test::Program("mkfs.xfs"), packages: &["xfsprogs"] },
+    &Need { test: Test::Program("mkfs.btrfs"), packages: &["btrfs-progs"] },
 ];
 
 /// Adds a component of the Rust toolchain, if the cargo command that it brings does not run.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use super::What;
-use super::extents::{self, Ranges};
+use super::extents::{self, Ranges, Told};
 
 /// Bytes compared at a time.
 const BLOCK: usize = 1 << 20;
@@ -43,7 +43,8 @@ pub fn compare(
             break;
         }
     }
-    if source_data != image_data && extents::comparable(source, image)? {
+    let told = extents::told(source, image)?;
+    if source_data != image_data && told != Told::Nothing {
         let unwritten = extents::union(&extents::unwritten(source, size), &extents::unwritten(image, size));
         let block = rustix::fs::fstat(source)?.st_blksize.max(rustix::fs::fstat(image)?.st_blksize);
         let block = u64::try_from(block).unwrap_or(4096).max(1);
@@ -59,10 +60,20 @@ pub fn compare(
                 .find(|hole| extents::touches(data_of, hole))?;
             Some(What::Hole { offset: hole.start, length: hole.end - hole.start, in_source })
         };
-        found.extend(filled(&source_data, &image_data, true));
-        found.extend(filled(&image_data, &source_data, false));
+        let exact = told == Told::Exactly;
+        if exact || room(image)? > room(source)? + SHORTEST_HOLE {
+            found.extend(filled(&source_data, &image_data, true));
+        }
+        if exact {
+            found.extend(filled(&image_data, &source_data, false));
+        }
     }
     Ok(found)
+}
+
+/// Bytes on the disk.
+fn room(file: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(rustix::fs::fstat(file)?.st_blocks as u64 * 512)
 }
 
 fn compare_range(

@@ -67,18 +67,30 @@ pub fn touches(ranges: &[Range<u64>], range: &Range<u64>) -> bool {
     ranges.iter().any(|other| other.start < range.end && range.start < other.end)
 }
 
-/// Both sides' file systems can punch and report holes.
-pub fn comparable(one: impl AsFd, other: impl AsFd) -> Result<bool, Errno> {
-    const KNOWN: [libc::c_long; 6] = [
-        libc::EXT4_SUPER_MAGIC,
-        libc::XFS_SUPER_MAGIC,
-        libc::BTRFS_SUPER_MAGIC,
-        libc::TMPFS_MAGIC,
-        libc::F2FS_SUPER_MAGIC,
-        libc::OVERLAYFS_SUPER_MAGIC,
-    ];
-    let known = |kind| KNOWN.contains(&(kind as libc::c_long));
-    Ok(known(rustix::fs::fstatfs(one)?.f_type) && known(rustix::fs::fstatfs(other)?.f_type))
+/// What the file systems of both sides tell of holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// One of them knows no holes, or may not.
+    Nothing,
+    /// They allocate more than is written, and what of it counts as data changes by itself: holes are as they should be
+    /// when the image takes no more room.
+    Roughly,
+    /// What was written is data, the rest is holes.
+    Exactly,
+}
+
+/// By the types of the file systems.
+pub fn told(one: impl AsFd, other: impl AsFd) -> Result<Told, Errno> {
+    const EXACT: [libc::c_long; 3] = [libc::EXT4_SUPER_MAGIC, libc::TMPFS_MAGIC, libc::F2FS_SUPER_MAGIC];
+    const ROUGH: [libc::c_long; 3] =
+        [libc::XFS_SUPER_MAGIC, libc::BTRFS_SUPER_MAGIC, libc::OVERLAYFS_SUPER_MAGIC];
+    let kinds = [rustix::fs::fstatfs(one)?.f_type, rustix::fs::fstatfs(other)?.f_type];
+    let all = |known: &[libc::c_long]| kinds.iter().all(|kind| known.contains(&(*kind as libc::c_long)));
+    Ok(match () {
+        () if all(&EXACT) => Told::Exactly,
+        () if all(&[EXACT, ROUGH].concat()) => Told::Roughly,
+        () => Told::Nothing,
+    })
 }
 
 // linux/fiemap.h and linux/fs.h; not in the libc crate.

@@ -9,9 +9,9 @@ use std::{env, fs};
 use twin::arguments::Arguments;
 use twin::library::Library;
 use twin::ops::{Table, data};
-use twin::report;
 use twin::round::{PATIENCE, Program};
 use twin::shared::Stats;
+use twin::{filesystems, report, shrink};
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args().skip(1)) {
@@ -35,6 +35,12 @@ fn main() -> ExitCode {
 
 /// The number of failures.
 fn run(arguments: &Arguments) -> Result<u64, String> {
+    if let Some(only) = &arguments.filesystems {
+        return filesystems::run_on_each(arguments, only.as_deref());
+    }
+    if let Some(seconds) = arguments.shrink {
+        return shrink::run(arguments, seconds);
+    }
     for name in ["TOKUDB_BACKUP_TEST", "TOKUDB_BACKUP_TEST_IDENTITY"] {
         if env::var_os(name).is_none() {
             // SAFETY: no other thread runs yet.
@@ -43,20 +49,20 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
     }
     let library = Library::open(&arguments.lib)?;
     println!("twin: {} is version {}", arguments.lib.display(), library.version());
-    let (base, images) = (own(&arguments.dir)?, own(&arguments.images)?);
+    let base = if arguments.as_is { real(&arguments.dir)? } else { own(&arguments.dir)? };
+    let (images, late) = (own(&arguments.images)?, own(&env::temp_dir())?.join("late"));
     env::set_current_dir(&base).map_err(|error| format!("cannot enter {}: {error}", base.display()))?;
-    let table = Table::new(&arguments.only)?;
+    let table = Table::new(&arguments.shape.only)?;
     let stats = Stats::new(table.operations.len());
     let program = Program {
         library,
         table: &table,
         stats: &stats,
-        late: copies_of_late(&arguments.lib, &base)?,
+        late: copies_of_late(&arguments.lib, &late)?,
         base: base.clone(),
         images: images.clone(),
         seed: arguments.seed,
-        threads: arguments.threads,
-        storm: arguments.storm,
+        shape: arguments.shape.clone(),
         pulse: AtomicU64::new(0),
         backups: AtomicU64::new(0),
     };
@@ -91,9 +97,11 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
         println!("twin: never succeeded: {}", never.join(", "));
     }
     println!("twin: {} backups ended well", program.backups.load(Ordering::Relaxed));
+    let _ = fs::remove_dir_all(&late);
     if failed == 0 {
         let _ = fs::remove_dir_all(&images);
         let _ = fs::remove_dir_all(&base);
+        let _ = late.parent().map(fs::remove_dir);
     } else {
         println!("twin: what failed is kept below {}", base.display());
     }
@@ -104,8 +112,12 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
 /// A directory of this process below `directory`, with its real path.
 fn own(directory: &Path) -> Result<PathBuf, String> {
     let path = directory.join(format!("twin-{}", std::process::id()));
-    let made = fs::create_dir_all(&path).and_then(|()| fs::canonicalize(&path));
-    made.map_err(|error| format!("cannot make {}: {error}", path.display()))
+    fs::create_dir_all(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+    real(&path)
+}
+
+fn real(directory: &Path) -> Result<PathBuf, String> {
+    fs::canonicalize(directory).map_err(|error| format!("{}: {error}", directory.display()))
 }
 
 /// Keeps the trees of a failed round out of the next one's way.
@@ -145,7 +157,8 @@ fn end_on_panic(seed: u64) {
 }
 
 /// Several copies of the shared object to load late: each file is an object of its own to the loader.
-fn copies_of_late(lib: &Path, base: &Path) -> Result<Vec<PathBuf>, String> {
+fn copies_of_late(lib: &Path, directory: &Path) -> Result<Vec<PathBuf>, String> {
+    fs::create_dir_all(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let found = [program.as_path(), lib].into_iter().filter_map(Path::parent).flat_map(|directory| {
         ["", "deps", ".."].map(|between| directory.join(between).join("libtwin_late.so"))
@@ -155,7 +168,7 @@ fn copies_of_late(lib: &Path, base: &Path) -> Result<Vec<PathBuf>, String> {
     let bytes = fs::read(&object).map_err(|error| format!("cannot read {}: {error}", object.display()))?;
     (0..3)
         .map(|index| {
-            let copy = base.join(format!("late{index}.so"));
+            let copy = directory.join(format!("late{index}.so"));
             fs::write(&copy, &bytes).map_err(|error| format!("cannot write {}: {error}", copy.display()))?;
             Ok(copy)
         })

@@ -13,7 +13,7 @@ pub fn print(table: &Table, stats: &Stats, directory: &Path, rounds: u64) -> Vec
     let mut never = Vec::new();
     for (index, operation) in table.operations.iter().enumerate() {
         let (tried, done) = stats.of(index);
-        let supported = operation.needs == Needs::Nothing || operation.needs.met(directory);
+        let supported = done > 0 || operation.needs == Needs::Nothing || operation.needs.met(directory);
         let note = match (done, supported) {
             (0, false) => "  (not supported here)",
             (0, true) => {
@@ -24,6 +24,10 @@ pub fn print(table: &Table, stats: &Stats, directory: &Path, rounds: u64) -> Vec
         };
         println!("{:>9} of {:>9}  {}{note}", done, tried, operation.name);
     }
-    println!("{:>9} operations in all", stats.total());
+    println!(
+        "{:>9} operations in all, {} of them without room on the file system",
+        stats.total(),
+        stats.full()
+    );
     if rounds < ENOUGH { Vec::new() } else { never }
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::arguments::Shape;
 use crate::bystanders::Bystanders;
 use crate::compare;
 use crate::library::{Callbacks, Library};
@@ -41,9 +42,7 @@ pub struct Program<'a> {
     /// See [`crate::arguments::Arguments`].
     pub seed: u64,
     /// See [`crate::arguments::Arguments`].
-    pub threads: usize,
-    /// See [`crate::arguments::Arguments`].
-    pub storm: bool,
+    pub shape: Shape,
     /// Where the program is, for whoever watches it: rounds begun and ended.
     pub pulse: AtomicU64,
     /// Backups that ended well.
@@ -65,30 +64,33 @@ impl Program<'_> {
     /// Runs a round; what went wrong is told in one text.
     pub fn round(&self, number: u64) -> Result<(), String> {
         let mut rng = Rng::of(&[self.seed, number, u64::MAX]);
-        let world =
-            World::create(&self.base, *rng.pick(&[1, 1, 2, 3])).map_err(|error| cannot("make", error))?;
+        let sources = *rng.pick(&[1, 1, 2, 3]);
+        let world = World::create(&self.base, self.shape.sources.unwrap_or(sources), self.shape.flat)
+            .map_err(|error| cannot("make", error))?;
+        ledger::prepare(&world.sources, self.shape.threads + 1).map_err(|error| cannot("make", error))?;
         let descriptors = self.open_common_files(&world)?;
         let shared = Shared {
             world,
             stats: self.stats,
             descriptors,
             late: self.late.clone(),
-            ledgers: (0..self.threads + 1).map(|_| Ledger::default()).collect(),
-            current: (0..self.threads + 1).map(|_| AtomicUsize::new(usize::MAX)).collect(),
+            ledgers: (0..self.shape.threads + 1).map(|_| Ledger::default()).collect(),
+            current: (0..self.shape.threads + 1).map(|_| AtomicUsize::new(usize::MAX)).collect(),
             pause: Pause::default(),
             calm: AtomicU64::new(1),
+            allowed: AtomicU64::new(self.shape.operations.map_or(u64::MAX, |_| 0)),
             unseen: AtomicBool::new(true),
             over: AtomicBool::new(false),
             failures: Mutex::default(),
         };
         // The thread that takes the backups has a stream of its own.
-        let mut worker = Worker::new(&shared, self.threads, number);
-        for count in 0..400 {
+        let mut worker = Worker::new(&shared, self.shape.threads, number);
+        for count in 0..self.shape.operations.unwrap_or(400).min(400) {
             worker.step(self.table, &mut Rng::of(&[self.seed, number, u64::MAX - 1, count]));
         }
         let bystanders = Bystanders::start(rng.one_in(4));
         let outcome = std::thread::scope(|scope| {
-            for id in 0..self.threads {
+            for id in 0..self.shape.threads {
                 let shared = &shared;
                 scope.spawn(move || Worker::new(shared, id, number).run(self.table, self.seed, number));
             }
@@ -124,7 +126,7 @@ impl Program<'_> {
     fn backups(&self, shared: &Shared<'_>, rng: &mut Rng, worker: &mut Worker<'_>) -> Result<(), String> {
         for count in 0..2 + rng.below(2) {
             let kind = match rng.below(8) {
-                _ if self.storm => Kind::Storm,
+                _ if self.shape.storm => Kind::Storm,
                 0 => Kind::Aborted(rng.below(4), 1 + rng.below(200) as i32),
                 1..4 => Kind::Storm,
                 _ => Kind::Still,
@@ -211,7 +213,7 @@ impl Program<'_> {
             }),
             before_stop: Some(Box::new(|| {
                 if kind == Kind::Still {
-                    shared.pause.stop(self.threads);
+                    shared.pause.stop(self.shape.threads);
                     standing.set(true);
                     // What is written in here is in the image.
                     for _ in 0..rng.below(200) {
@@ -230,9 +232,12 @@ impl Program<'_> {
         };
         self.let_run(shared);
         if kind != Kind::Still {
-            shared.pause.stop(self.threads);
+            shared.pause.stop(self.shape.threads);
             shared.unseen.store(false, Ordering::SeqCst);
             shared.pause.go_on();
+        }
+        if let Some(operations) = self.shape.operations {
+            shared.allowed.fetch_add(operations, Ordering::Relaxed);
         }
         let value = self.library.backup(&pairs, callbacks);
         shared.unseen.store(true, Ordering::SeqCst);
@@ -272,8 +277,9 @@ impl Program<'_> {
     /// Between two backups the program runs on its own for a while.
     fn let_run(&self, shared: &Shared<'_>) {
         let patience = Instant::now() + Duration::from_secs(2);
-        let enough = shared.stats.total() + ALONE * self.threads as u64;
-        while shared.stats.total() < enough && Instant::now() < patience {
+        let enough = shared.stats.total() + ALONE * self.shape.threads as u64;
+        let unbounded = self.shape.operations.is_none();
+        while unbounded && shared.stats.total() < enough && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -292,7 +298,7 @@ impl Program<'_> {
 
     /// Each thread's two numbers belong to one instant, and that lies where it should.
     fn check_ledgers(&self, images: &[PathBuf], before: &[u64], after: &[u64]) -> Result<(), String> {
-        for thread in 0..=self.threads {
+        for thread in 0..=self.shape.threads {
             let [first, second] = ledger::read(images, thread);
             if first != second && first != second + 1 {
                 return Err(format!("the image is torn: ledger {thread} is {first} and then {second}"));

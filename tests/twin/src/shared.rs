@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
+use crate::sys::Outcome;
 use crate::world::World;
 
 /// How often each operation ran, and succeeded; by its index in the table.
@@ -12,21 +13,29 @@ use crate::world::World;
 pub struct Stats {
     tried: Vec<AtomicU64>,
     done: Vec<AtomicU64>,
+    full: AtomicU64,
 }
 
 impl Stats {
     /// For this many operations.
     pub fn new(operations: usize) -> Self {
         let zeros = || (0..operations).map(|_| AtomicU64::new(0)).collect();
-        Stats { tried: zeros(), done: zeros() }
+        Stats { tried: zeros(), done: zeros(), full: AtomicU64::new(0) }
     }
 
     /// Counts one.
-    pub fn count(&self, operation: usize, success: bool) {
+    pub fn count(&self, operation: usize, outcome: Outcome) {
         self.tried[operation].fetch_add(1, Ordering::Relaxed);
-        if success {
-            self.done[operation].fetch_add(1, Ordering::Relaxed);
-        }
+        match outcome {
+            Ok(()) => self.done[operation].fetch_add(1, Ordering::Relaxed),
+            Err(libc::ENOSPC) => self.full.fetch_add(1, Ordering::Relaxed),
+            Err(_) => 0,
+        };
+    }
+
+    /// Operations for which the file system had no room.
+    pub fn full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Tries and successes.
@@ -112,6 +121,8 @@ pub struct Shared<'a> {
     /// How long the threads rest, against how long they do at first: the longer a backup takes, the calmer they get,
     /// so that a slow machine is not taken for a fault.
     pub calm: AtomicU64,
+    /// How many operations each thread may have run by now.
+    pub allowed: AtomicU64,
     /// Whether operations run that nobody can see ([`crate::ops::Operation::unseen`]).
     pub unseen: AtomicBool,
     /// The round is over.

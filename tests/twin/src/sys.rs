@@ -56,7 +56,34 @@ macro_rules! reference {
         fn raw(self) -> *const $type { self }
     })* };
 }
-reference!([iovec; 2], [timespec; 2], [timeval; 2], utimbuf);
+reference!([iovec; 2], [timespec; 2], [timeval; 2], utimbuf, u64, Handle);
+
+/// `struct file_handle`, large enough for any.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Handle {
+    bytes: c_uint,
+    kind: c_int,
+    data: [u8; 128],
+}
+
+/// The handle of what a path leads to (its last name not followed), if the file system gives one that can be opened.
+pub fn handle(path: &CStr) -> Outcome<Handle> {
+    let mut handle = Handle { bytes: 128, kind: 0, data: [0; 128] };
+    let mut mount: c_int = 0;
+    // SAFETY: room for any handle, and for the number of a mount.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            0,
+        )
+    })?;
+    Ok(handle)
+}
 
 macro_rules! calls {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(; $($more:ident: $extra:ty),*)?) -> $result:ty;)*) => {
@@ -92,6 +119,9 @@ calls! {
     fn copy_file_range(from: c_int, from_offset: Option<&mut i64>, to: c_int, to_offset: Option<&mut i64>,
         length: usize, flags: c_uint) -> isize;
 
+    fn __write(fd: c_int, data: Address, length: usize) -> isize;
+    fn __pwrite64(fd: c_int, data: Address, length: usize, offset: i64) -> isize;
+
     fn ftruncate(fd: c_int, length: i64) -> c_int;
     fn ftruncate64(fd: c_int, length: i64) -> c_int;
     fn truncate(path: &CStr, length: i64) -> c_int;
@@ -108,6 +138,8 @@ calls! {
     fn __openat_2(directory: c_int, path: &CStr, flags: c_int) -> c_int;
     fn __openat64_2(directory: c_int, path: &CStr, flags: c_int) -> c_int;
 
+    fn open_by_handle_at(mount: c_int, handle: &Handle, flags: c_int) -> c_int;
+
     fn rename(from: &CStr, to: &CStr) -> c_int;
     fn renameat(from_directory: c_int, from: &CStr, to_directory: c_int, to: &CStr) -> c_int;
     fn renameat2(from_directory: c_int, from: &CStr, to_directory: c_int, to: &CStr, flags: c_uint) -> c_int;
@@ -123,6 +155,8 @@ calls! {
     fn rmdir(path: &CStr) -> c_int;
     fn mknod(path: &CStr, mode: c_uint, device: u64) -> c_int;
     fn mknodat(directory: c_int, path: &CStr, mode: c_uint, device: u64) -> c_int;
+    fn __xmknod(version: c_int, path: &CStr, mode: c_uint, device: &u64) -> c_int;
+    fn __xmknodat(version: c_int, directory: c_int, path: &CStr, mode: c_uint, device: &u64) -> c_int;
     fn mkfifo(path: &CStr, mode: c_uint) -> c_int;
     fn mkfifoat(directory: c_int, path: &CStr, mode: c_uint) -> c_int;
     fn mkstemp(template: &mut [u8]) -> c_int;
@@ -180,6 +214,9 @@ mod variadic {
     unsafe extern "C" {
         pub fn open(path: *const c_char, flags: c_int, ...) -> c_int;
         pub fn open64(path: *const c_char, flags: c_int, ...) -> c_int;
+        pub fn __open(path: *const c_char, flags: c_int, ...) -> c_int;
+        pub fn __open64(path: *const c_char, flags: c_int, ...) -> c_int;
+        pub fn mremap(address: *mut c_void, length: usize, new: usize, flags: c_int, ...) -> *mut c_void;
         pub fn openat(directory: c_int, path: *const c_char, flags: c_int, ...) -> c_int;
         pub fn openat64(directory: c_int, path: *const c_char, flags: c_int, ...) -> c_int;
         pub fn syscall(number: c_long, ...) -> c_long;
@@ -201,6 +238,9 @@ macro_rules! variadic {
 variadic! {
     fn open(path: &CStr, flags: c_int, mode: c_uint) -> c_int;
     fn open64(path: &CStr, flags: c_int, mode: c_uint) -> c_int;
+    fn __open(path: &CStr, flags: c_int, mode: c_uint) -> c_int;
+    fn __open64(path: &CStr, flags: c_int, mode: c_uint) -> c_int;
+    fn mremap(address: *mut c_void, length: usize, new: usize, flags: c_int) -> *mut c_void;
     fn openat(directory: c_int, path: &CStr, flags: c_int, mode: c_uint) -> c_int;
     fn openat64(directory: c_int, path: &CStr, flags: c_int, mode: c_uint) -> c_int;
 }

@@ -85,15 +85,18 @@ impl<'a> Worker<'a> {
 
     /// Runs operations until the round is over. The n-th is a function of seed, round, thread and n.
     pub fn run(&mut self, table: &Table, seed: u64, round: u64) {
-        for count in 0.. {
-            if self.shared.over.load(Ordering::Relaxed) {
-                break;
-            }
+        let mut count = 0;
+        while !self.shared.over.load(Ordering::Relaxed) {
             if self.shared.pause.wanted() {
                 self.settle();
                 self.shared.pause.stand();
             }
+            if count >= self.shared.allowed.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             let mut rng = Rng::of(&[seed, round, self.id as u64, count]);
+            count += 1;
             self.step(table, &mut rng);
             // Without any rest the threads write more in the time of a pass than a gate may read.
             if rng.one_in(4) {
@@ -112,7 +115,7 @@ impl<'a> Worker<'a> {
         }
         self.shared.current[self.id].store(index, Ordering::Relaxed);
         let outcome = (table.operations[index].run)(self, rng);
-        self.shared.stats.count(index, outcome.is_ok());
+        self.shared.stats.count(index, outcome);
         self.shared.current[self.id].store(usize::MAX, Ordering::Relaxed);
     }
 
@@ -142,11 +145,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Closes a file. A request that names its number and is only queued must be submitted first: the number may be
-    /// anybody's afterwards.
+    /// Closes a file. A request that names its number must be submitted first, or even have ended: the number may be
+    /// anybody's afterwards, an image's of the backup, too.
     pub fn close(&mut self, held: Held) -> c_int {
         while let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_queued()) {
             let _ = ring.submit();
+        }
+        if let Some(ring) = self.ring.as_mut().filter(|ring| ring.has_late()) {
+            ring.settle();
         }
         sys::close(held.fd)
     }

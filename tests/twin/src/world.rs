@@ -32,6 +32,7 @@ pub struct World {
     /// Beside the sources, on the same file system, in no backup.
     pub outside: PathBuf,
     roots: Vec<(CString, File)>,
+    flat: bool,
 }
 
 /// A place as the `*at` calls take it.
@@ -44,8 +45,8 @@ pub struct At {
 }
 
 impl World {
-    /// Makes the empty directories of a round with this many sources.
-    pub fn create(base: &Path, sources: usize) -> io::Result<World> {
+    /// Makes the empty directories of a round with this many sources. `flat`: paths lead to no directory below these.
+    pub fn create(base: &Path, sources: usize, flat: bool) -> io::Result<World> {
         let outside = base.join("outside");
         let sources: Vec<PathBuf> = (0..sources).map(|index| base.join(format!("source{index}"))).collect();
         let mut roots = Vec::new();
@@ -54,7 +55,7 @@ impl World {
             let name = root.file_name().expect("a name of ours");
             roots.push((CString::new(name.as_bytes())?, File::open(root)?));
         }
-        Ok(World { base: base.to_owned(), sources, outside, roots })
+        Ok(World { base: base.to_owned(), sources, outside, roots, flat })
     }
 
     /// Removes what [`World::create`] and the programs made.
@@ -64,7 +65,7 @@ impl World {
 
     /// A directory below `root`: itself, or up to three levels down; now and then through a symbolic link.
     fn directory(&self, rng: &mut Rng, path: &mut Vec<u8>) {
-        let depth = *rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 3]);
+        let depth = if self.flat { 0 } else { *rng.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 3]) };
         for _ in 0..depth {
             let letter = if rng.one_in(25) { 'l' } else { 'd' };
             path.extend(format!("{letter}{}/", rng.below(3)).bytes());
@@ -72,7 +73,7 @@ impl World {
     }
 
     /// One of the sources in 9 of 10 cases.
-    fn root(&self, rng: &mut Rng) -> &(CString, File) {
+    fn any_root(&self, rng: &mut Rng) -> &(CString, File) {
         let outside = self.roots.len() - 1;
         let index = if rng.one_in(10) { outside } else { rng.below(outside as u64) as usize };
         &self.roots[index]
@@ -88,9 +89,14 @@ impl World {
         }
     }
 
+    /// A descriptor on the file system of the sources.
+    pub fn root(&self) -> i32 {
+        self.roots[0].1.as_raw_fd()
+    }
+
     /// A path for a call without a descriptor: absolute or relative.
     pub fn path(&self, rng: &mut Rng, kind: Kind) -> CString {
-        let (root, _) = self.root(rng);
+        let (root, _) = self.any_root(rng);
         let mut path = Vec::new();
         if rng.one_in(2) {
             path.extend(self.base.as_os_str().as_bytes());
@@ -108,7 +114,7 @@ impl World {
         if rng.one_in(4) {
             return At { directory: libc::AT_FDCWD, path: self.path(rng, kind) };
         }
-        let (_, directory) = self.root(rng);
+        let (_, directory) = self.any_root(rng);
         let mut path = Vec::new();
         self.directory(rng, &mut path);
         path.extend(World::name(rng, kind).bytes());
@@ -131,7 +137,7 @@ impl World {
 
     /// A template for `mkstemp` and its like, with `suffix` behind the X's.
     pub fn template(&self, rng: &mut Rng, suffix: &str) -> Vec<u8> {
-        let (root, _) = self.root(rng);
+        let (root, _) = self.any_root(rng);
         let mut path = root.as_bytes().to_vec();
         path.push(b'/');
         self.directory(rng, &mut path);

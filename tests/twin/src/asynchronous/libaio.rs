@@ -54,6 +54,15 @@ mod real {
     unsafe extern "C" {
         pub fn io_setup(depth: c_int, context: *mut *mut c_void) -> c_int;
         pub fn io_destroy(context: *mut c_void) -> c_int;
+        pub fn io_queue_release(context: *mut c_void) -> c_int;
+        pub fn io_pgetevents(
+            context: *mut c_void,
+            least: c_long,
+            most: c_long,
+            events: *mut Event,
+            timeout: *mut timespec,
+            signals: *mut c_void,
+        ) -> c_int;
         pub fn io_submit(context: *mut c_void, count: c_long, iocbs: *mut *mut Iocb) -> c_int;
         pub fn io_getevents(
             context: *mut c_void,
@@ -80,6 +89,8 @@ pub struct Context {
     memory: Memory,
     /// Writes that were submitted and have ended well.
     pub written: u64,
+    /// Ends by `io_queue_release`, the old name of `io_destroy`.
+    pub by_release: bool,
 }
 
 /// What to submit.
@@ -95,6 +106,8 @@ pub struct Wanted {
     pub length: usize,
     /// What the data is made of.
     pub stamp: u64,
+    /// Those of pwritev2.
+    pub flags: c_int,
 }
 
 impl Context {
@@ -120,7 +133,7 @@ impl Context {
         };
         let part = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let requests = Box::new([(); DEPTH].map(|()| Request { iocb, part, busy: false }));
-        Some(Context { context, requests, memory: Memory::new(DEPTH * ROOM), written: 0 })
+        Some(Context { context, requests, memory: Memory::new(DEPTH * ROOM), written: 0, by_release: false })
     }
 
     /// Submits these at once, as far as there is room.
@@ -135,6 +148,7 @@ impl Context {
             let vector = wanted.opcode == WRITE_VECTOR;
             request.part = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: wanted.length };
             request.iocb.opcode = wanted.opcode;
+            request.iocb.flags = wanted.flags as c_uint;
             request.iocb.fd = wanted.fd;
             request.iocb.data = index as *mut c_void;
             request.iocb.offset = wanted.offset;
@@ -163,16 +177,34 @@ impl Context {
     }
 
     /// Reads events, waiting for `least` of them.
-    #[inline(never)]
     pub fn reap(&mut self, least: usize) -> Outcome<usize> {
+        self.reap_by(least, |context, least, most, events, timeout| {
+            // SAFETY: by the promise of `reap_by`.
+            unsafe { real::io_getevents(context, least, most, events, timeout) }
+        })
+    }
+
+    /// The same by `io_pgetevents`.
+    pub fn reap_with_signals(&mut self, least: usize) -> Outcome<usize> {
+        self.reap_by(least, |context, least, most, events, timeout| {
+            // SAFETY: by the promise of `reap_by`; no signals.
+            unsafe { real::io_pgetevents(context, least, most, events, timeout, std::ptr::null_mut()) }
+        })
+    }
+
+    /// `call` gets a context, room for as many events as told, and a timeout.
+    #[inline(never)]
+    fn reap_by(
+        &mut self,
+        least: usize,
+        call: fn(*mut c_void, c_long, c_long, *mut Event, *mut timespec) -> c_int,
+    ) -> Outcome<usize> {
         let least = least.min(self.under_way());
         let empty = Event { data: std::ptr::null_mut(), iocb: std::ptr::null_mut(), result: 0, second: 0 };
         let mut events = [empty; DEPTH];
         let mut timeout = timespec { tv_sec: if least > 0 { 20 } else { 0 }, tv_nsec: 0 };
         let (least, most) = (least as c_long, DEPTH as c_long);
-        // SAFETY: room for `most` events and a timeout.
-        let count =
-            unsafe { real::io_getevents(self.context, least, most, events.as_mut_ptr(), &mut timeout) };
+        let count = call(self.context, least, most, events.as_mut_ptr(), &mut timeout);
         let count = usize::try_from(count).map_err(|_| -count)?;
         for event in &events[..count] {
             let request = &mut self.requests[event.data.addr()];
@@ -203,7 +235,8 @@ impl Context {
 impl Drop for Context {
     #[inline(never)]
     fn drop(&mut self) {
-        // SAFETY: a context of io_setup; io_destroy waits for what is under way, so the memory may go after it.
-        unsafe { real::io_destroy(self.context) };
+        let release = if self.by_release { real::io_queue_release } else { real::io_destroy };
+        // SAFETY: a context of io_setup; both wait for what is under way, so the memory may go after it.
+        unsafe { release(self.context) };
     }
 }

@@ -19,6 +19,12 @@ pub const WRITE_VECTOR: u8 = 2;
 pub const SYNC: u8 = 3;
 /// `IORING_OP_WRITE_FIXED`.
 pub const WRITE_FIXED: u8 = 5;
+/// `IORING_OP_FALLOCATE`.
+pub const ALLOCATE: u8 = 17;
+/// `IORING_OP_FTRUNCATE`, since Linux 6.9.
+pub const TRUNCATE: u8 = 55;
+/// `IORING_OP_WRITEV_FIXED`, since Linux 6.15.
+pub const WRITE_VECTOR_FIXED: u8 = 61;
 /// `IORING_OP_READ`.
 pub const READ: u8 = 22;
 /// `IORING_OP_WRITE`.
@@ -98,6 +104,19 @@ mod real {
         pub fn io_uring_get_sqe(ring: *mut IoUring) -> *mut Sqe;
         pub fn io_uring_submit(ring: *mut IoUring) -> c_int;
         pub fn io_uring_submit_and_wait(ring: *mut IoUring, count: c_uint) -> c_int;
+        pub fn io_uring_submit_and_get_events(ring: *mut IoUring) -> c_int;
+        pub fn io_uring_submit_and_wait_timeout(
+            ring: *mut IoUring,
+            cqe: *mut *mut Cqe,
+            count: c_uint,
+            timeout: *mut [i64; 2],
+            signals: *mut c_void,
+        ) -> c_int;
+        pub fn io_uring_wait_cqe_timeout(
+            ring: *mut IoUring,
+            cqe: *mut *mut Cqe,
+            timeout: *mut [i64; 2],
+        ) -> c_int;
         pub fn io_uring_peek_batch_cqe(ring: *mut IoUring, cqes: *mut *mut Cqe, count: c_uint) -> c_uint;
         pub fn io_uring_wait_cqes(
             ring: *mut IoUring,
@@ -115,6 +134,7 @@ pub struct Ring {
     parts: Box<[iovec; DEPTH]>,
     busy: [bool; DEPTH],
     writes: [bool; DEPTH],
+    late: [bool; DEPTH],
     memory: Memory,
     fixed: bool,
     queued: usize,
@@ -133,8 +153,10 @@ pub struct Wanted {
     pub offset: i64,
     /// Bytes, at most [`ROOM`].
     pub length: usize,
-    /// What the data is made of.
+    /// What the data is made of; an allocation takes its mode from it.
     pub stamp: u64,
+    /// Those of pwritev2.
+    pub flags: c_int,
 }
 
 impl Ring {
@@ -157,6 +179,7 @@ impl Ring {
             parts,
             busy: [false; DEPTH],
             writes: [false; DEPTH],
+            late: [false; DEPTH],
             memory,
             fixed,
             queued: 0,
@@ -182,8 +205,12 @@ impl Ring {
         crate::worker::fill(data, wanted.length, wanted.stamp);
         self.parts[index] = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: wanted.length };
         let (address, length) = match wanted.opcode {
-            WRITE_VECTOR => (std::ptr::from_ref(&self.parts[index]).addr(), 1),
-            SYNC => (0, 0),
+            WRITE_VECTOR | WRITE_VECTOR_FIXED => (std::ptr::from_ref(&self.parts[index]).addr(), 1),
+            SYNC | TRUNCATE => (0, 0),
+            ALLOCATE => (
+                wanted.length,
+                *[0, libc::FALLOC_FL_KEEP_SIZE as u32, 3].get(wanted.stamp as usize % 3).unwrap_or(&0),
+            ),
             _ => (data.as_ptr().addr(), wanted.length as u32),
         };
         let request = Sqe {
@@ -194,7 +221,7 @@ impl Ring {
             offset: if wanted.opcode == SYNC { 0 } else { wanted.offset as u64 },
             address: address as u64,
             length,
-            operation_flags: 0,
+            operation_flags: wanted.flags as u32,
             user_data: index as u64,
             buffer_index: 0,
             personality: 0,
@@ -205,6 +232,7 @@ impl Ring {
         unsafe { sqe.write(request) };
         self.busy[index] = true;
         self.queued += 1;
+        self.late[index] = matches!(wanted.opcode, ALLOCATE | TRUNCATE);
         self.writes[index] = !matches!(wanted.opcode, SYNC | READ);
         true
     }
@@ -225,7 +253,52 @@ impl Ring {
     pub fn submit(&mut self) -> Outcome<usize> {
         // SAFETY: a ring of io_uring_queue_init.
         let result = unsafe { real::io_uring_submit(&mut *self.ring) };
+        if result == 0 {
+            // A call before has taken all, and told something else.
+            self.queued = 0;
+        }
         self.submitted(result)
+    }
+
+    /// Submits what is queued and has the kernel post what has ended.
+    #[inline(never)]
+    pub fn submit_and_get_events(&mut self) -> Outcome<usize> {
+        // SAFETY: a ring of io_uring_queue_init.
+        let result = unsafe { real::io_uring_submit_and_get_events(&mut *self.ring) };
+        self.submitted(result)
+    }
+
+    /// Submits what is queued and waits for one to end, at most for a moment.
+    #[inline(never)]
+    pub fn submit_and_wait_timeout(&mut self) -> Outcome<usize> {
+        let (mut cqe, mut timeout) = (std::ptr::null_mut(), [0, 20_000_000]);
+        // SAFETY: a ring, a place for a pointer, a timeout and no signals.
+        let result = unsafe {
+            real::io_uring_submit_and_wait_timeout(
+                &mut *self.ring,
+                &mut cqe,
+                1,
+                &mut timeout,
+                std::ptr::null_mut(),
+            )
+        };
+        match self.submitted(result) {
+            // What was submitted is not told then.
+            Err(libc::ETIME) => {
+                self.queued = 0;
+                Ok(1)
+            }
+            other => other,
+        }
+    }
+
+    /// Waits for one to end, at most for a moment, and reaps.
+    #[inline(never)]
+    pub fn wait_timeout(&mut self) -> usize {
+        let (mut cqe, mut timeout) = (std::ptr::null_mut(), [0, 20_000_000]);
+        // SAFETY: a ring, a place for a pointer and a timeout.
+        unsafe { real::io_uring_wait_cqe_timeout(&mut *self.ring, &mut cqe, &mut timeout) };
+        self.reap()
     }
 
     /// Submits what is queued and waits for this many to end.
@@ -253,6 +326,12 @@ impl Ring {
         // SAFETY: the ring's head, which only its reaper moves.
         unsafe { (*self.ring.completion.head).fetch_add(count, Ordering::Release) };
         count as usize
+    }
+
+    /// Whether a request is under way whose descriptor the kernel may not have looked at yet: those that it always hands
+    /// to a worker look there.
+    pub fn has_late(&self) -> bool {
+        (0..DEPTH).any(|index| self.busy[index] && self.late[index])
     }
 
     /// Requests that have not been reaped.

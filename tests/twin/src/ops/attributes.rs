@@ -100,7 +100,7 @@ fn mode(rng: &mut Rng) -> c_uint {
 }
 
 /// Anyone for root; nobody else for others, who are not allowed to give files away.
-fn owner(rng: &mut Rng) -> (c_uint, c_uint) {
+pub(super) fn owner(rng: &mut Rng) -> (c_uint, c_uint) {
     // SAFETY: no arguments.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     if user == 0 { (rng.below(3) as c_uint, rng.below(3) as c_uint) } else { (user, group) }

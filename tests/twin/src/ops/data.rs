@@ -21,6 +21,8 @@ pub const OPERATIONS: &[Operation] = &[
     op("write (where it is)", 8, |w, r| write(w, r, false)),
     op("pwrite", 20, |w, r| positioned(w, r, sys::pwrite)),
     op("pwrite64", 20, |w, r| positioned(w, r, sys::pwrite64)),
+    op("__write", 4, |w, r| write_by(w, r, true, sys::__write)),
+    op("__pwrite64", 4, |w, r| positioned(w, r, sys::__pwrite64)),
     op("writev", 8, writev),
     op("pwritev", 8, |w, r| vectored(w, r, |fd, parts, at| sys::pwritev(fd, parts, 2, at))),
     op("pwritev64", 8, |w, r| vectored(w, r, |fd, parts, at| sys::pwritev64(fd, parts, 2, at))),
@@ -42,6 +44,21 @@ pub const OPERATIONS: &[Operation] = &[
     op_where(Needs::Clones, "ioctl (FICLONERANGE)", 4, clone_range),
     op("pwrite64 (short: limit)", 1, short_by_limit),
     op("pwritev (short: address)", 3, short_by_address),
+    op("pwrite64 (EFBIG)", 2, |w, r| {
+        let held = w.file(r)?;
+        fails(libc::EFBIG, sys::pwrite64(held.fd, w.fill(4096), 4096, (LIMIT + 4096) / 4096 * 4096))
+    }),
+    op("writev (EFAULT)", 2, |w, r| {
+        let held = w.private(r)?;
+        let bad = iovec { iov_base: NOWHERE.cast_mut(), iov_len: 4096 };
+        fails(libc::EFAULT, sys::writev(held.fd, &[bad, bad], 2))
+    }),
+    op("copy_file_range (EBADF)", 1, |w, r| {
+        let (from, to) = (w.file(r)?.fd, opened_to_read(w, r)?);
+        let outcome = fails(libc::EBADF, sys::copy_file_range(from, Some(&mut 0), to, Some(&mut 0), 100, 0));
+        sys::close(to);
+        outcome
+    }),
     op("pwrite (EBADF)", 2, |w, _| fails(libc::EBADF, sys::pwrite(-1, w.fill(100), 100, 0))),
     op("pwrite64 (read-only)", 2, read_only),
     op("write (read-only)", 2, read_only_position),
@@ -70,13 +87,22 @@ fn fails(expected: c_int, value: isize) -> Outcome {
 }
 
 fn write(w: &mut Worker<'_>, rng: &mut Rng, seek: bool) -> Outcome {
+    write_by(w, rng, seek, sys::write)
+}
+
+fn write_by(
+    w: &mut Worker<'_>,
+    rng: &mut Rng,
+    seek: bool,
+    call: fn(c_int, Address, usize) -> isize,
+) -> Outcome {
     let held = w.file(rng)?;
     let at = w.extent(rng, held);
     let data = w.fill(at.length);
     if seek || rng.one_in(20) {
         w.seek(held, at.offset);
     }
-    some(written(sys::write(held.fd, data, at.length))?)
+    some(written(call(held.fd, data, at.length))?)
 }
 
 fn positioned(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, Address, usize, i64) -> isize) -> Outcome {
@@ -139,7 +165,7 @@ fn splice(w: &mut Worker<'_>, rng: &mut Rng, position: bool) -> Outcome {
 }
 
 /// Empties the thread's pipe.
-fn drain(w: &mut Worker<'_>) {
+pub(super) fn drain(w: &mut Worker<'_>) {
     let bytes = w.buffer.bytes();
     // SAFETY: a buffer of this length.
     while unsafe { libc::read(w.pipe[0], bytes.as_mut_ptr().cast(), bytes.len()) } > 0 {}

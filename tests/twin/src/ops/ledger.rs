@@ -25,6 +25,13 @@ pub fn paths(directories: &[PathBuf], thread: usize) -> [PathBuf; 2] {
     [first.join(format!("ledger-first-{thread}")), last.join(format!("ledger-second-{thread}"))]
 }
 
+/// Makes the files, so that steps need no more room on the file system.
+pub fn prepare(directories: &[PathBuf], threads: usize) -> std::io::Result<()> {
+    (0..threads)
+        .flat_map(|thread| paths(directories, thread))
+        .try_for_each(|path| std::fs::write(path, 0u64.to_le_bytes()))
+}
+
 /// The numbers in the two files of a thread; 0 for a file that is not there.
 pub fn read(directories: &[PathBuf], thread: usize) -> [u64; 2] {
     paths(directories, thread).map(|path| number(&path))
@@ -72,13 +79,19 @@ fn put(w: &mut Worker<'_>, rng: &mut Rng, fd: c_int, number: u64) -> Outcome {
         4 => sys::syscall(libc::SYS_pwrite64, [fd as usize, data.addr(), 8, 0, 0, 0]) as isize,
         _ => {
             let name = CString::new(format!("outside/ledger{}", w.id)).expect("no NUL in it");
-            let from = check(sys::open(&name, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC, 0o600))?;
-            sys::pwrite(from, data, 8, 0);
-            let done = sys::copy_file_range(from, Some(&mut 0), fd, Some(&mut 0), 8, 0);
+            let from = sys::open(&name, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC, 0o600);
+            let filled = sys::pwrite(from, data, 8, 0);
+            let done = if filled == 8 {
+                sys::copy_file_range(from, Some(&mut 0), fd, Some(&mut 0), 8, 0)
+            } else {
+                -1
+            };
             sys::close(from);
             done
         }
     };
+    // No room for the copy's source, or for a block that is not written in place: the number goes where it belongs.
+    let done = if done < 0 { sys::pwrite(fd, data, 8, 0) } else { done };
     if done == 8 {
         Ok(())
     } else {

@@ -23,6 +23,20 @@ pub const OPERATIONS: &[Operation] = &[
         mapping.writable = true;
         store(w, r)
     }),
+    unseen("mremap", 2, |w, r| {
+        let mapping = w.mapping.as_mut().ok_or(0)?;
+        for (from, to) in [(LENGTH, LENGTH / 2), (LENGTH / 2, LENGTH)] {
+            let moved = sys::mremap(mapping.address, from, to, libc::MREMAP_MAYMOVE);
+            if moved == libc::MAP_FAILED {
+                let errno = sys::errno();
+                // Half of it is mapped: nobody stores to it any more.
+                std::mem::forget(w.mapping.take());
+                return Err(errno);
+            }
+            mapping.address = moved;
+        }
+        store(w, r)
+    }),
     unseen("mmap (store)", 6, store),
     unseen("munmap", 1, |w, _| w.mapping.take().map(drop).ok_or(0)),
 ];
@@ -49,7 +63,12 @@ fn map(
 ) -> Outcome {
     let path = CString::new(format!("source0/map{}", w.id)).expect("no NUL in it");
     let fd = check(sys::open64(&path, libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC, 0o644))?;
-    sys::ftruncate64(fd, LENGTH as i64);
+    // A store for which the file system has no room would be a SIGBUS.
+    if sys::fallocate64(fd, 0, 0, LENGTH as i64) != 0 {
+        let errno = sys::errno();
+        sys::close(fd);
+        return Err(errno);
+    }
     let address = call(std::ptr::null_mut(), LENGTH, access, flags, fd, 0);
     let outcome = if address == libc::MAP_FAILED { Err(sys::errno()) } else { Ok(()) };
     // The mapping outlives its descriptor.

@@ -6,6 +6,7 @@ pub mod data;
 pub mod ledger;
 pub mod mapping;
 pub mod names;
+pub mod numbers;
 pub mod opening;
 pub mod process;
 pub mod raw;
@@ -14,7 +15,7 @@ pub mod stdio;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::rng::Rng;
 use crate::sys::{self, Outcome};
@@ -31,6 +32,10 @@ pub enum Needs {
     Allocation(i32),
     /// Extended attributes of users.
     Attributes,
+    /// A call with this number (with arguments that make no sense it must not be ENOSYS), and extended attributes.
+    Call(i64),
+    /// File handles that can be opened.
+    Handles,
     /// io_uring, in this kernel and not forbidden.
     Uring,
     /// Descriptors of directories that only point (openat2 and its like are older than what we run on).
@@ -56,6 +61,21 @@ impl Needs {
             Needs::Allocation(mode) => sys::fallocate(scratch("probe").as_raw_fd(), mode, 4096, 4096) == 0,
             Needs::Attributes => {
                 sys::fsetxattr(scratch("probe").as_raw_fd(), c"user.twin", [1u8].as_ptr().cast(), 1, 0) == 0
+            }
+            Needs::Call(number) => {
+                let known = sys::syscall(number, [usize::MAX; 6]) == 0 || sys::errno() != libc::ENOSYS;
+                known && Needs::Attributes.met(directory)
+            }
+            Needs::Handles => {
+                let directory = File::open(directory).expect("a directory");
+                let handle = sys::handle(&crate::library::c_string(&PathBuf::from(format!(
+                    "/proc/self/fd/{}/.",
+                    directory.as_raw_fd()
+                ))));
+                let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+                let fd =
+                    handle.map_or(-1, |handle| sys::open_by_handle_at(directory.as_raw_fd(), &handle, flags));
+                fd >= 0 && sys::close(fd) == 0
             }
             Needs::Uring => crate::asynchronous::uring::Ring::new().is_some(),
             Needs::Temporary => {
@@ -99,7 +119,8 @@ const fn unseen(name: &'static str, weight: u32, run: fn(&mut Worker<'_>, &mut R
     Operation { name, weight, needs: Needs::Nothing, unseen: true, run }
 }
 
-const FAMILIES: [&[Operation]; 11] = [
+/// All operations, by family.
+pub const FAMILIES: [&[Operation]; 12] = [
     data::OPERATIONS,
     size::OPERATIONS,
     opening::OPERATIONS,
@@ -109,6 +130,7 @@ const FAMILIES: [&[Operation]; 11] = [
     mapping::OPERATIONS,
     asynchronous::OPERATIONS,
     raw::OPERATIONS,
+    numbers::OPERATIONS,
     process::OPERATIONS,
     ledger::OPERATIONS,
 ];

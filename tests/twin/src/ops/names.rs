@@ -17,6 +17,9 @@ use crate::sys::{self, Outcome, check};
 use crate::worker::{Held, Worker};
 use crate::world::{At, Kind};
 
+/// `_MKNOD_VER` of x86-64, as programs pass it that were built before glibc 2.33.
+const VERSION: c_int = 0;
+
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
     op("rename", 8, |w, r| rename_path(w, r, Kind::File, Kind::File)),
@@ -83,6 +86,13 @@ pub const OPERATIONS: &[Operation] = &[
     op("mknodat", 2, |w, r| {
         let At { directory, path } = w.shared.world.at(r, Kind::File);
         zero(sys::mknodat(directory, &path, S_IFREG | 0o604, 0))
+    }),
+    op("__xmknod", 2, |w, r| {
+        one_path(w, r, Kind::File, |path| sys::__xmknod(VERSION, path, S_IFREG | 0o606, &0))
+    }),
+    op("__xmknodat", 2, |w, r| {
+        let At { directory, path } = w.shared.world.at(r, Kind::File);
+        zero(sys::__xmknodat(VERSION, directory, &path, S_IFREG | 0o660, &0))
     }),
     op("mkfifo", 1, |w, r| one_path(w, r, Kind::Fifo, |path| sys::mkfifo(path, 0o600))),
     op("mkfifoat", 1, |w, r| {

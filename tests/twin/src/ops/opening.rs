@@ -17,6 +17,13 @@ use crate::world::{At, Kind};
 pub const OPERATIONS: &[Operation] = &[
     op("open", 8, |w, r| by_path(w, r, sys::open)),
     op("open64", 8, |w, r| by_path(w, r, sys::open64)),
+    op("__open", 3, |w, r| by_path(w, r, sys::__open)),
+    op("__open64", 3, |w, r| by_path(w, r, sys::__open64)),
+    op_where(Needs::Handles, "open_by_handle_at (O_TRUNC)", 3, |w, r| {
+        let mount = w.shared.world.root();
+        let handle = sys::handle(&w.shared.world.path(r, Kind::File))?;
+        keep(w, r, 0, sys::open_by_handle_at(mount, &handle, O_RDWR | O_TRUNC | O_CLOEXEC))
+    }),
     op("openat", 8, |w, r| by_place(w, r, sys::openat)),
     op("openat64", 8, |w, r| by_place(w, r, sys::openat64)),
     op("creat", 4, |w, r| by_path(w, r, |path, _, mode| sys::creat(path, mode))),

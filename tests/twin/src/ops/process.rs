@@ -14,6 +14,9 @@ use crate::world::Kind;
 /// A child that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How a child ends that found the file system full.
+const NO_ROOM: c_int = 2;
+
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
     op("fork", 1, fork),
@@ -23,6 +26,22 @@ pub const OPERATIONS: &[Operation] = &[
         let at = w.extent(r, held);
         let data = w.fill(at.length);
         late(w, r, c"late_pwrite", |function| {
+            type Pwrite = unsafe extern "C" fn(c_int, sys::Address, usize, i64) -> isize;
+            // SAFETY: the function of this name has this type.
+            let call = unsafe { std::mem::transmute::<*mut c_void, Pwrite>(function) };
+            // SAFETY: as pwrite.
+            some(written(unsafe { call(held.fd, data, at.length, at.offset) })?)
+        })
+    }),
+    op("dlmopen (pwrite)", 1, |w, r| {
+        let held = w.file(r)?;
+        let at = w.extent(r, held);
+        let data = w.fill(at.length);
+        let open = |path: &CStr| {
+            // SAFETY: a C string; the object has no constructor.
+            unsafe { libc::dlmopen(libc::LM_ID_BASE, path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }
+        };
+        late_by(w, r, open, c"late_pwrite", |function| {
             type Pwrite = unsafe extern "C" fn(c_int, sys::Address, usize, i64) -> isize;
             // SAFETY: the function of this name has this type.
             let call = unsafe { std::mem::transmute::<*mut c_void, Pwrite>(function) };
@@ -51,7 +70,15 @@ fn fork(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome {
     let child = check(unsafe { libc::fork() })?;
     if child == 0 {
         let fd = sys::open(&path, libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC, 0o600);
+        if fd < 0 && sys::errno() == libc::ENOSPC {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(NO_ROOM) };
+        }
         let done = sys::pwrite64(fd, data, length, 0);
+        if done >= 0 && (done as usize) < length || done < 0 && sys::errno() == libc::ENOSPC {
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(NO_ROOM) };
+        }
         let renamed = sys::rename(&path, &path);
         let fine = usize::try_from(done) == Ok(length) && renamed == 0 && sys::close(fd) == 0;
         // SAFETY: ends the child at once.
@@ -92,6 +119,7 @@ fn reap(w: &mut Worker<'_>, child: c_int, what: &str) -> Outcome {
             }
             0 => std::thread::sleep(Duration::from_micros(200)),
             pid if pid == child && status == 0 => return Ok(()),
+            pid if pid == child && status == NO_ROOM << 8 => return Err(libc::ENOSPC),
             pid => {
                 w.shared.fail(format!("{what} ended badly: waitpid says {pid}, status {status:#x}"));
                 return Err(sys::errno());
@@ -107,9 +135,19 @@ fn late(
     name: &CStr,
     call: impl FnOnce(*mut c_void) -> Outcome,
 ) -> Outcome {
-    let path = c_string(rng.pick::<PathBuf>(&w.shared.late));
     // SAFETY: a C string; the object has no constructor.
-    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    let open = |path: &CStr| unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    late_by(w, rng, open, name, call)
+}
+
+fn late_by(
+    w: &mut Worker<'_>,
+    rng: &mut Rng,
+    open: impl FnOnce(&CStr) -> *mut c_void,
+    name: &CStr,
+    call: impl FnOnce(*mut c_void) -> Outcome,
+) -> Outcome {
+    let handle = open(&c_string(rng.pick::<PathBuf>(&w.shared.late)));
     if handle.is_null() {
         return Err(libc::ENOENT);
     }

@@ -111,23 +111,23 @@ pub const OPERATIONS: &[Operation] = &[
     }),
 ];
 
-fn fd(held: Held) -> usize {
+pub(super) fn fd(held: Held) -> usize {
     held.fd as usize
 }
 
-fn address(path: &std::ffi::CStr) -> usize {
+pub(super) fn address(path: &std::ffi::CStr) -> usize {
     path.as_ptr().addr()
 }
 
-fn bytes(value: c_long) -> Outcome {
+pub(super) fn bytes(value: c_long) -> Outcome {
     some(usize::try_from(value).map_err(|_| sys::errno())?)
 }
 
-fn nothing(value: c_long) -> Outcome {
+pub(super) fn nothing(value: c_long) -> Outcome {
     sys::check(value).map(drop)
 }
 
-fn opened(w: &mut Worker<'_>, rng: &mut Rng, value: c_long) -> Outcome {
+pub(super) fn opened(w: &mut Worker<'_>, rng: &mut Rng, value: c_long) -> Outcome {
     let fd = sys::check(value)? as i32;
     w.hold(rng, Held { fd, direct: false, shared: false });
     Ok(())

@@ -29,7 +29,7 @@ pub const OPERATIONS: &[Operation] = &[
         range(w, r, PUNCH | KEEP, sys::fallocate64)
     }),
     op_where(Needs::Allocation(ZERO), "fallocate (ZERO_RANGE)", 4, |w, r| range(w, r, ZERO, sys::fallocate)),
-    op_where(Needs::Allocation(ZERO | KEEP), "fallocate64 (ZERO_RANGE, KEEP_SIZE)", 4, |w, r| {
+    op_where(Needs::Allocation(ZERO | KEEP), "fallocate64 (ZERO_RANGE KEEP_SIZE)", 4, |w, r| {
         range(w, r, ZERO | KEEP, sys::fallocate64)
     }),
     op_where(Needs::Allocation(COLLAPSE), "fallocate (COLLAPSE_RANGE)", 4, |w, r| {
@@ -37,6 +37,10 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op_where(Needs::Allocation(INSERT), "fallocate64 (INSERT_RANGE)", 4, |w, r| {
         range(w, r, INSERT, sys::fallocate64)
+    }),
+    op("ftruncate (EFBIG)", 1, |w, r| match by_size(w, r, super::data::LIMIT + 1) {
+        Err(libc::EFBIG) => Ok(()),
+        other => other.and(Err(0)),
     }),
     op("posix_fallocate", 4, |w, r| posix(w, r, sys::posix_fallocate)),
     op("posix_fallocate64", 4, |w, r| posix(w, r, sys::posix_fallocate64)),
@@ -54,6 +58,11 @@ fn size(rng: &mut Rng) -> i64 {
 fn by_descriptor(w: &mut Worker<'_>, rng: &mut Rng, call: fn(c_int, i64) -> c_int) -> Outcome {
     let held = w.file(rng)?;
     zero(call(held.fd, size(rng)))
+}
+
+fn by_size(w: &mut Worker<'_>, rng: &mut Rng, size: i64) -> Outcome {
+    let held = w.file(rng)?;
+    zero(sys::ftruncate(held.fd, size))
 }
 
 fn by_path(w: &mut Worker<'_>, rng: &mut Rng, call: fn(&CStr, i64) -> c_int) -> Outcome {

@@ -52,8 +52,13 @@ impl Drop for Scratch {
 fn twin(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new(env!("CARGO_BIN_EXE_twin"));
-    command.arg("--lib").arg(Library::find().unwrap()).arg("--dir").arg(directory).args(["--seed", &seed()]);
-    let output = command.args(arguments).envs(environment.iter().copied()).output().unwrap();
+    let (command_word, arguments) = match arguments {
+        ["filesystems", rest @ ..] => (Some("filesystems"), rest),
+        _ => (None, arguments),
+    };
+    command.args(command_word).arg("--lib").arg(Library::find().unwrap()).arg("--dir").arg(directory);
+    let output =
+        command.args(["--seed", &seed()]).args(arguments).envs(environment.iter().copied()).output().unwrap();
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text)

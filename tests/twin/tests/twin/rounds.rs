@@ -44,3 +44,11 @@ fn a_single_thread() {
     let scratch = Scratch::new(disk(), "single");
     good(&scratch.0, &["--rounds", "6", "--threads", "1"], &[]);
 }
+
+/// Sources on ext4 (with and without types in its directories), xfs, btrfs, tmpfs, overlayfs, and on one that is always
+/// full; images on the same and on another.
+#[test]
+fn on_every_file_system() {
+    let scratch = Scratch::new(disk(), "filesystems");
+    good(&scratch.0, &["filesystems", "--rounds", "2"], &[]);
+}
