@@ -98,10 +98,10 @@ fn run(arguments: &Arguments) -> Result<u64, String> {
     }
     println!("twin: {} backups ended well", program.backups.load(Ordering::Relaxed));
     let _ = fs::remove_dir_all(&late);
+    let _ = late.parent().map(fs::remove_dir);
     if failed == 0 {
         let _ = fs::remove_dir_all(&images);
         let _ = fs::remove_dir_all(&base);
-        let _ = late.parent().map(fs::remove_dir);
     } else {
         println!("twin: what failed is kept below {}", base.display());
     }
