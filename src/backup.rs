@@ -295,6 +295,7 @@ fn engine(
     tracker: &'static Tracker,
     workers: &mut Option<Workers>,
 ) -> Result<Report> {
+    check_descriptors()?;
     let roots = engine::run::open_roots(request)?;
     tracker.begin();
     engine::run::watch_devices(&roots, tracker, control)?;
@@ -307,6 +308,31 @@ fn engine(
     // Dropped before capture is.
     let _window = trace::Window::open();
     engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
+}
+
+/// So many descriptors a backup takes at most, but for deep directories. Whoever has fewer left would fail to open its own
+/// files beside it.
+const DESCRIPTORS: u64 = 32;
+
+/// The process has descriptors to spare.
+fn check_descriptors() -> Result<()> {
+    let directory = Path::new("/proc/self/fd");
+    let open = std::fs::read_dir(directory).map_err(|error| Error::io("list", directory, &error))?.count();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a place for a limit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(Error::last_os("ask for the limit of", directory));
+    }
+    let left = limit.rlim_cur.saturating_sub(open as u64);
+    if left < DESCRIPTORS {
+        let errno = libc::EMFILE;
+        let text = format!(
+            "the server has {left} file descriptors left, the backup needs {DESCRIPTORS}: {}; raise open_files_limit",
+            engine::error::describe(errno)
+        );
+        return Err(Error::new(errno, text));
+    }
+    Ok(())
 }
 
 /// Every call that was under way when hooks were put in place must end within this time (P15).

@@ -11,6 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
+use super::memory;
 
 /// Extended attributes by name.
 pub type Xattrs = BTreeMap<CString, Vec<u8>>;
@@ -74,7 +75,7 @@ pub fn apply_to_link(directory: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: 
 /// Reads the extended attributes of a source file or directory.
 pub fn read_xattrs(file: BorrowedFd<'_>, path: &Path) -> Result<Xattrs> {
     let none = |errno| matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM);
-    let mut names = vec![0u8; 65_536];
+    let mut names = memory::zeroes(65_536)?;
     let length = match rustix::fs::flistxattr(file, names.as_mut_slice()) {
         Ok(length) => length,
         Err(errno) if none(errno) => 0,
@@ -83,7 +84,7 @@ pub fn read_xattrs(file: BorrowedFd<'_>, path: &Path) -> Result<Xattrs> {
     let mut found = Xattrs::new();
     for name in names.get(..length).unwrap_or(&[]).split_inclusive(|byte| *byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let mut value = vec![0u8; 65_536];
+        let mut value = memory::zeroes(65_536)?;
         match rustix::fs::fgetxattr(file, name, value.as_mut_slice()) {
             Ok(length) => {
                 value.truncate(length);

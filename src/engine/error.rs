@@ -30,7 +30,11 @@ impl Error {
 
     /// `operation` on `path` failed with the errno of `cause`: "cannot OPERATION PATH: CAUSE".
     pub fn io(operation: &str, path: &Path, cause: &std::io::Error) -> Self {
-        let errno = cause.raw_os_error().unwrap_or(libc::EIO);
+        let errno = match cause.kind() {
+            // No system call has said so.
+            std::io::ErrorKind::OutOfMemory => libc::ENOMEM,
+            _ => cause.raw_os_error().unwrap_or(libc::EIO),
+        };
         Error::new(errno, format!("cannot {operation} {}: {}", path.display(), describe(errno)))
     }
 

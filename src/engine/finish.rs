@@ -11,6 +11,7 @@ use super::attributes;
 use super::error::{Error, Result};
 use super::hold::{Arena, HeldFile, Piece};
 use super::identity;
+use super::memory;
 use super::place;
 use super::reconcile::Reconciler;
 use super::source::{self, Type};
@@ -37,7 +38,7 @@ pub fn complete(state: &mut Reconciler, arena: &mut Arena, workers: &Workers) ->
     apply_names(state, arena)?;
     let bytes = Arc::new(std::mem::take(&mut arena.bytes));
     let pieces = Arc::new(std::mem::take(&mut arena.pieces));
-    let mut files = Vec::new();
+    let mut files = memory::list(arena.files.len())?;
     for held in arena.files.drain(..) {
         // What has no name at T is not in the tree any more.
         if let Some(file) = state.tree.files.get(&held.key) {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::exclude::Exclude;
 use super::listing;
+use super::memory;
 use super::reconcile::Reconciler;
 use super::source::{self, Type};
 use super::store::read_full;
@@ -154,26 +155,27 @@ fn failed(errno: Errno) -> Missed {
 
 impl Arena {
     /// Reserves the memory and touches each page of it.
-    pub fn reserve() -> Arena {
-        let mut bytes = vec![0u8; ARENA];
+    pub fn reserve() -> super::error::Result<Arena> {
+        // All zeroes may be pages that nobody has touched: those are not there yet.
+        let mut bytes = memory::zeroes(ARENA)?;
         for page in bytes.chunks_mut(4096) {
             if let Some(first) = page.first_mut() {
                 // SAFETY: a valid reference; volatile so that the page is really touched.
                 unsafe { std::ptr::write_volatile(first, 0) };
             }
         }
-        Arena {
+        Ok(Arena {
             bytes,
             used: 0,
-            files: Vec::with_capacity(LIST),
-            pieces: Vec::with_capacity(LIST * 4),
-            directories: Vec::with_capacity(1024),
-            names: Vec::with_capacity(LIST),
-            queue: Vec::with_capacity(LIST),
-            taken: Vec::with_capacity(LIST * 4),
+            files: memory::list(LIST)?,
+            pieces: memory::list(LIST * 4)?,
+            directories: memory::list(1024)?,
+            names: memory::list(LIST)?,
+            queue: memory::list(LIST)?,
+            taken: memory::list(LIST * 4)?,
             all_names: false,
-            path: Vec::with_capacity(libc::PATH_MAX as usize * 2),
-        }
+            path: memory::list(libc::PATH_MAX as usize * 2)?,
+        })
     }
 
     fn clear(&mut self) {

@@ -200,7 +200,7 @@ impl TryFrom<EntryText> for Entry {
 impl Manifest {
     /// Writes it; at no time is the whole text in memory.
     pub fn write(&self, to: impl Write) -> io::Result<()> {
-        let mut to = io::BufWriter::with_capacity(256 << 10, to);
+        let mut to = io::BufWriter::with_capacity(32 << 10, to);
         let mut serializer = serde_json::Serializer::with_formatter(&mut to, Lines::default());
         self.serialize(&mut serializer).map_err(io::Error::from)?;
         to.write_all(b"\n")?;

@@ -17,6 +17,7 @@ pub mod hold;
 pub mod identity;
 pub mod listing;
 pub mod manifest;
+pub mod memory;
 pub mod place;
 pub mod progress;
 pub mod reconcile;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::attributes;
 use super::error::{Error, Result};
 use super::folder::Folder;
+use super::memory;
 use super::store::{Store, Writer, read_full, store_name};
 use super::tree::{Leads, Tree};
 use super::workers::Shared;
@@ -42,7 +43,9 @@ pub fn build(tree: &Tree, shared: &Shared, unwanted: &[(usize, u64)]) -> Result<
     for (root, id) in unwanted {
         shared.store(*root)?.remove(*id)?;
     }
-    let mut placer = Placer { tree, shared, placed: HashMap::new(), built: Built::default() };
+    let mut placed = HashMap::new();
+    placed.try_reserve(tree.files.len()).map_err(|_| memory::refused())?;
+    let mut placer = Placer { tree, shared, placed, built: Built::default() };
     for (index, root) in tree.roots.iter().enumerate() {
         let store = shared.store(index)?;
         placer.directory(index, root.key, &store.image, &mut Vec::new(), 0)?;
@@ -156,7 +159,7 @@ impl Placer<'_> {
         let size = stat.st_size as u64;
         let mut writer = Writer::new(to.as_fd(), full);
         writer.set_size(size)?;
-        let mut buffer = vec![0u8; 1 << 20];
+        let mut buffer = memory::zeroes(1 << 20)?;
         let mut at = 0;
         while at < size {
             self.shared.control.check()?;

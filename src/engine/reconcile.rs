@@ -15,6 +15,7 @@ use super::control::{Answer, Control, Question};
 use super::error::{Error, Result};
 use super::exclude::Exclude;
 use super::listing;
+use super::memory;
 use super::progress::PROGRESS;
 use super::source::{self, Type};
 use super::tree::{Directory, File, Leads, Name, Symlink, Tree};
@@ -88,7 +89,8 @@ impl Reconciler {
         let mut postponed: Vec<(&'static Entry, Marks)> = Vec::new();
         self.take_wide_marks();
         loop {
-            let mut directories = Vec::new();
+            let mut directories = memory::list(self.tree.directories.len())?;
+            memory::reserve(&mut files, self.tree.files.len())?;
             self.tracker.take_queue(|entry| match entry.kind {
                 Kind::Directory => directories.push(entry),
                 Kind::File => {
@@ -125,6 +127,7 @@ impl Reconciler {
         // A file that was marked while directories were listed was taken more than once. Two visits at once would
         // write what the first has read over what the second has, and the mark is gone (P2).
         let mut once = HashSet::new();
+        once.try_reserve(files.len()).map_err(|_| memory::refused())?;
         files.retain(|file| {
             self.tree.files.get(&file.key).is_some_and(|known| Arc::ptr_eq(known, file))
                 && once.insert(file.key)
@@ -173,7 +176,7 @@ impl Reconciler {
             Some(known) if !marks.contains(Marks::XATTRS) => known.xattrs.clone(),
             _ => attributes::read_xattrs(directory.as_fd(), &path)?,
         };
-        let mut space = vec![0u8; 256 * 1024];
+        let mut space = memory::zeroes(256 * 1024)?;
         let mut present: BTreeSet<Box<[u8]>> = BTreeSet::new();
         let mut new = Vec::new();
         loop {
@@ -190,6 +193,7 @@ impl Reconciler {
                     .is_some_and(|name| name.is_same(&record));
                 present.insert(record.name.to_bytes().into());
                 if !same {
+                    memory::reserve(&mut new, 1)?;
                     new.push(NewName { name: record.name.to_owned(), d_ino: record.d_ino });
                 }
             }
@@ -225,8 +229,8 @@ impl Reconciler {
 
     /// Looks new names up and makes what they lead to known.
     fn add_names(&mut self, directory: Key, fd: OwnedFd, new: Vec<NewName>) -> Result<()> {
-        let paths: Vec<PathBuf> =
-            new.iter().map(|new| self.tree.full_path(directory, new.name.to_bytes())).collect();
+        let mut paths: Vec<PathBuf> = memory::list(new.len())?;
+        paths.extend(new.iter().map(|new| self.tree.full_path(directory, new.name.to_bytes())));
         let excluded = self.excluded(&paths)?;
         for ((new, path), excluded) in new.into_iter().zip(paths).zip(excluded) {
             let stat = match source::stat_name(fd.as_fd(), &new.name) {
@@ -276,7 +280,11 @@ impl Reconciler {
     fn excluded(&self, paths: &[PathBuf]) -> Result<Vec<bool>> {
         use std::os::unix::ffi::OsStrExt;
         match &self.exclude {
-            Exclude::Nothing => Ok(vec![false; paths.len()]),
+            Exclude::Nothing => {
+                let mut none = memory::list(paths.len())?;
+                none.resize(paths.len(), false);
+                Ok(none)
+            }
             Exclude::AskCaller if paths.is_empty() => Ok(Vec::new()),
             Exclude::AskCaller => match self.control.ask(Question::Excluded(paths.to_vec()))? {
                 Answer::Excluded(answer) if answer.len() == paths.len() => Ok(answer),
@@ -307,6 +315,7 @@ impl Reconciler {
 
     fn add_directory(&mut self, key: Key, stat: &Stat) -> Result<()> {
         self.check_device(stat)?;
+        self.tree.reserve()?;
         let entry = self.register(key, Kind::Directory, 0)?;
         if self.tree.files.contains_key(&key)
             && let Some(file) = self.tree.take_out(key)
@@ -323,14 +332,13 @@ impl Reconciler {
     }
 
     fn register(&self, key: Key, kind: Kind, size: u64) -> Result<&'static Entry> {
-        self.tracker
-            .register(key, kind, size)
-            .ok_or_else(|| Error::new(libc::ENOMEM, "no room to keep track of another file of the source"))
+        self.tracker.register(key, kind, size).ok_or_else(memory::refused)
     }
 
     /// Makes a regular file known, if it is not.
     pub fn add_file(&mut self, directory: Key, stat: &Stat) -> Result<Key> {
         self.check_device(stat)?;
+        self.tree.reserve()?;
         let key = source::key_of(stat);
         let entry = self.register(key, Kind::File, stat.st_size as u64)?;
         if self.tree.directories.contains_key(&key) {

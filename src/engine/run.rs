@@ -139,7 +139,7 @@ impl<'a> Engine<'a> {
         self.enter(Phase::Converging);
         self.converge()?;
         self.look_for_foreign_changes(watcher)?;
-        let mut arena = Arena::reserve();
+        let mut arena = Arena::reserve()?;
         if self.began.elapsed() < OLDER && watcher.reap() != 0 {
             self.wait_for_quiet_disk(watcher, self.began + OLDER);
             self.converge()?;
@@ -239,7 +239,7 @@ impl<'a> Engine<'a> {
                     Some((root, path, full))
                 })
                 .collect();
-            self.workers.visit(file, ways, first && new);
+            self.workers.visit(file, ways, first && new)?;
         }
         self.workers.wait()?;
         self.outgrown.extend(self.workers.take_outgrown());

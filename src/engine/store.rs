@@ -12,6 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::error::{Error, Result};
 use super::folder::Folder;
+use super::memory;
 use super::tree::File;
 
 /// The folder of store files, in each image directory until the tree is built.
@@ -262,7 +263,7 @@ impl<'a> Writer<'a> {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let length = length.min(size - offset);
-                let zeroes = vec![0u8; length.min(1 << 20) as usize];
+                let zeroes = memory::zeroes(length.min(1 << 20) as usize)?;
                 let mut at = offset;
                 while at < offset + length {
                     let part = zeroes.get(..(offset + length - at).min(1 << 20) as usize).unwrap_or(&zeroes);

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::Stat;
 
+use super::error::Result;
 use super::listing::Record;
+use super::memory;
 use super::source::{Root, Type};
 use crate::tracker::{Entry, Key};
 
@@ -175,6 +177,12 @@ impl Tree {
         }
     }
 
+    /// Room for one more inode and its name.
+    pub fn reserve(&mut self) -> Result<()> {
+        let reserved = self.files.try_reserve(1).and_then(|()| self.ways.try_reserve(1));
+        reserved.and_then(|()| self.directories.try_reserve(1)).map_err(|_| memory::refused())
+    }
+
     /// The source whose directory this is.
     pub fn root_of(&self, key: Key) -> Option<usize> {
         self.roots.iter().position(|root| root.key == key)
@@ -321,14 +329,16 @@ impl Tree {
 
     /// Takes out every inode that has no way any more, those below vanished directories too, and hands them out.
     pub fn sweep(&mut self, mut gone: impl FnMut(Option<Arc<File>>, &'static Entry)) {
-        while let Some(&key) = self.orphans.iter().next() {
-            self.orphans.remove(&key);
-            if let Some(file) = self.files.remove(&key) {
-                let entry = file.entry;
-                gone(Some(file), entry);
-            }
-            if let Some(directory) = self.take_children(key) {
-                gone(None, directory.entry);
+        while !self.orphans.is_empty() {
+            // All at once: to look for the first again and again takes the longer the more are gone already.
+            for key in std::mem::take(&mut self.orphans) {
+                if let Some(file) = self.files.remove(&key) {
+                    let entry = file.entry;
+                    gone(Some(file), entry);
+                }
+                if let Some(directory) = self.take_children(key) {
+                    gone(None, directory.entry);
+                }
             }
         }
     }
@@ -364,7 +374,7 @@ mod tests {
     }
 
     fn directory(tree: &mut Tree, ino: u64) -> Leads {
-        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::Directory, 0)));
+        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::Directory, 0).unwrap()));
         let stat = rustix::fs::stat("/").unwrap();
         let new = Directory { entry, names: BTreeMap::new(), stat, xattrs: Default::default() };
         tree.directories.insert(key(ino), new);
@@ -372,7 +382,7 @@ mod tests {
     }
 
     fn file(tree: &mut Tree, ino: u64) -> Leads {
-        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::File, 0)));
+        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::File, 0).unwrap()));
         let (stored, seen) = (AtomicBool::new(false), Mutex::new(None));
         let new = File { key: key(ino), entry, root: 0, id: ino, stored, listed: 0, seen };
         tree.files.insert(key(ino), Arc::new(new));

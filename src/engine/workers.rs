@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::error::Result;
+use super::memory;
 use super::progress::PROGRESS;
 use super::source::Root;
 use super::store::Store;
@@ -79,7 +80,10 @@ impl Workers {
         let mut workers = Workers { shared, threads: Vec::new() };
         for number in 0..count.max(1) {
             let shared = workers.shared.clone();
-            match threads::spawn(&format!("hotbackup-{number}"), move || shared.work()) {
+            let started = memory::zeroes(CHUNK).and_then(|buffer| {
+                threads::spawn(&format!("hotbackup-{number}"), move || shared.work(buffer))
+            });
+            match started {
                 Ok(thread) => workers.threads.push(thread),
                 // One is enough.
                 Err(error) if workers.threads.is_empty() => return Err(error),
@@ -94,19 +98,23 @@ impl Workers {
         &self.shared
     }
 
-    fn push(&self, job: Job) {
-        lock(&self.shared.queue).jobs.push_back(job);
+    fn push(&self, job: Job) -> Result<()> {
+        let mut queue = lock(&self.shared.queue);
+        queue.jobs.try_reserve(1).map_err(|_| memory::refused())?;
+        queue.jobs.push_back(job);
+        drop(queue);
         self.shared.bell.notify_all();
+        Ok(())
     }
 
     /// Lets one of them visit a file.
-    pub fn visit(&self, file: Arc<File>, ways: Vec<(usize, CString, PathBuf)>, first: bool) {
-        self.push(Job::Visit { file, ways, first });
+    pub fn visit(&self, file: Arc<File>, ways: Vec<(usize, CString, PathBuf)>, first: bool) -> Result<()> {
+        self.push(Job::Visit { file, ways, first })
     }
 
     /// Lets one of them do `task`.
     pub fn run(&self, task: impl FnOnce(&Shared) -> Result<()> + Send + 'static) -> Result<()> {
-        self.push(Job::Task(Box::new(task)));
+        self.push(Job::Task(Box::new(task)))?;
         self.wait()
     }
 
@@ -170,8 +178,7 @@ impl Shared {
             .ok_or_else(|| super::error::Error::new(libc::EIO, "the backup directories are not open"))
     }
 
-    fn work(&self) {
-        let mut buffer = vec![0u8; CHUNK];
+    fn work(&self, mut buffer: Vec<u8>) {
         loop {
             let job = {
                 let mut queue = lock(&self.queue);

@@ -16,6 +16,7 @@ use crate::engine::folder::Folder;
 use crate::engine::manifest::{
     Binlog, Entry, FORMAT, Kind, Manifest, Moved, Mtime, Name, Server, Source, Time,
 };
+use crate::engine::memory;
 
 /// What of the manifest is known without looking at the images.
 #[derive(Clone, Debug)]
@@ -80,6 +81,7 @@ fn list(destination: &Folder, image: &Path, files: &mut Vec<Entry>) -> Result<()
             FileType::Symlink => Kind::Link,
             _ => Kind::File,
         };
+        memory::reserve(files, 1)?;
         files.push(Entry {
             path: path.to_owned(),
             kind,

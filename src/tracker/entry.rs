@@ -53,9 +53,13 @@ struct Bitmap {
 }
 
 impl Bitmap {
-    fn new(bytes: u64) -> Self {
-        let words = bytes.div_ceil(BLOCK).div_ceil(64) as usize;
-        Bitmap { words: (0..words).map(|_| AtomicU64::new(0)).collect() }
+    /// `None`: there is no memory for it.
+    fn new(bytes: u64) -> Option<Self> {
+        let count = bytes.div_ceil(BLOCK).div_ceil(64) as usize;
+        let mut words = Vec::new();
+        words.try_reserve_exact(count).ok()?;
+        words.extend((0..count).map(|_| AtomicU64::new(0)));
+        Some(Bitmap { words: words.into() })
     }
 
     fn bytes(&self) -> u64 {
@@ -107,16 +111,16 @@ unsafe impl Sync for Entry {}
 
 impl Entry {
     /// An entry that is marked as a whole; its bitmap has room for a file of `size` bytes to grow by a quarter
-    /// and 64 MiB.
-    pub fn new(key: Key, kind: Kind, size: u64) -> Self {
+    /// and more. `None`: there is no memory for it.
+    pub fn new(key: Key, kind: Kind, size: u64) -> Option<Self> {
         let (marks, bitmap) = match kind {
             Kind::File => (
                 Marks::DATA | Marks::ATTRIBUTES | Marks::XATTRS,
-                Box::into_raw(Box::new(Bitmap::new(room(size)))),
+                Box::into_raw(Box::new(Bitmap::new(room(size))?)),
             ),
             Kind::Directory => (Marks::NAMES | Marks::ATTRIBUTES | Marks::XATTRS, std::ptr::null_mut()),
         };
-        Entry {
+        Some(Entry {
             key,
             kind,
             next: AtomicPtr::new(std::ptr::null_mut()),
@@ -126,7 +130,7 @@ impl Entry {
             tail: AtomicU64::new(if kind == Kind::File { 0 } else { u64::MAX }),
             bitmap: AtomicPtr::new(bitmap),
             outgrown: std::sync::Mutex::new(Vec::new()),
-        }
+        })
     }
 
     fn bitmap(&self) -> Option<&Bitmap> {
@@ -233,9 +237,11 @@ impl Entry {
     }
 
     /// Gives the entry a bitmap for a file of `size` bytes. Marks may still go to the old one until everyone who
-    /// was inside has left; then [`Entry::settle`] must be called. Only the engine calls it.
+    /// was inside has left; then [`Entry::settle`] must be called. Only the engine calls it. Without memory for a
+    /// larger one the old one stays: more is then marked than was written.
     pub fn grow(&self, size: u64) {
-        let larger = Box::into_raw(Box::new(Bitmap::new(room(size))));
+        let Some(larger) = Bitmap::new(room(size)) else { return };
+        let larger = Box::into_raw(Box::new(larger));
         let old = self.bitmap.swap(larger, Ordering::SeqCst);
         if let (false, Ok(mut outgrown)) = (old.is_null(), self.outgrown.lock()) {
             outgrown.push(old);
@@ -267,14 +273,19 @@ impl Entry {
     }
 }
 
-/// Bytes that a bitmap has beyond a file's size and a quarter of it.
+/// Bytes that a bitmap has beyond a file's size and a quarter of it. Most files are small, never grow, and there may be
+/// a million of them: a bitmap of 16 bytes is enough for those.
 #[cfg(not(feature = "model"))]
-const SPARE: u64 = 64 << 20;
+fn spare(size: u64) -> u64 {
+    if size < 1 << 20 { 2 << 20 } else { 64 << 20 }
+}
 #[cfg(feature = "model")]
-const SPARE: u64 = BLOCK;
+fn spare(_size: u64) -> u64 {
+    BLOCK
+}
 
 fn room(size: u64) -> u64 {
-    size.saturating_add(size / 4).saturating_add(SPARE)
+    size.saturating_add(size / 4).saturating_add(spare(size))
 }
 
 impl Drop for Entry {

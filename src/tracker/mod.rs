@@ -249,7 +249,9 @@ impl Tracker {
         self.device_count.store(0, Ordering::SeqCst);
         self.unseen.clear();
         self.in_flight.reset();
-        self.table.store(Box::into_raw(Box::new(Table::new(ENTRIES))), Ordering::SeqCst);
+        // Without memory for it nothing can be registered, and the backup ends with that.
+        let table = Table::new(ENTRIES).map_or(std::ptr::null_mut(), |table| Box::into_raw(Box::new(table)));
+        self.table.store(table, Ordering::SeqCst);
         self.gate.turn_on();
     }
 
@@ -307,13 +309,14 @@ impl Tracker {
             self.take_out(entry);
             registry.live = registry.live.saturating_sub(1);
         }
-        let entry = Box::into_raw(Box::new(Entry::new(key, kind, size)));
+        registry.entries.try_reserve(1).ok()?;
+        let entry = Box::into_raw(Box::new(Entry::new(key, kind, size)?));
         registry.entries.push(entry);
         registry.live += 1;
         // SAFETY: the table is freed by `end` only, which the engine calls when it registers nothing any more.
         let mut table = unsafe { self.table.load(Ordering::SeqCst).as_ref() }?;
         if registry.entries.len() > table.room() {
-            let larger = Box::new(Table::new(registry.entries.len() * 2));
+            let larger = Box::new(Table::new(registry.entries.len() * 2)?);
             for &known in &registry.entries {
                 // SAFETY: entries live until `end`.
                 let known_entry = unsafe { &*known };

@@ -29,10 +29,13 @@ fn hash(key: Key) -> usize {
 }
 
 impl Table {
-    /// An empty table with room for `entries` at half load.
-    pub fn new(entries: usize) -> Self {
-        let places = (entries.max(LEAST) * 2).next_power_of_two();
-        Table { places: (0..places).map(|_| AtomicPtr::default()).collect() }
+    /// An empty table with room for `entries` at half load. `None`: there is no memory for it.
+    pub fn new(entries: usize) -> Option<Self> {
+        let count = (entries.max(LEAST) * 2).next_power_of_two();
+        let mut places = Vec::new();
+        places.try_reserve_exact(count).ok()?;
+        places.extend((0..count).map(|_| AtomicPtr::default()));
+        Some(Table { places: places.into() })
     }
 
     /// How many entries it takes before it should be enlarged.

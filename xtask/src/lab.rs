@@ -1,4 +1,5 @@
-//! `cargo xtask demo`, `soak`, `locks` and `oracle`: install, fetch and build what they need, then run the program `lab`.
+//! `cargo xtask demo`, `soak`, `kills`, `tables`, `locks` and `oracle`: install, fetch and build what they need, then run
+//! the program `lab`.
 
 use crate::flags::Flags;
 use crate::{Failure, build, needs, servers, sh};
@@ -44,6 +45,31 @@ pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     words.extend(seed);
     words.extend(lock.into_iter().flat_map(|lock| ["--lock".to_owned(), lock]));
     words.extend(switches.into_iter().map(str::to_owned));
+    Ok(run(&server, &words)?)
+}
+
+/// The subcommand `kills`.
+pub fn kills(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("kills wants --server NAME".into()))?;
+    let cycles = flags.value::<u32>("--cycles", "a number of cycles")?;
+    let cycles = cycles.ok_or_else(|| Failure::Usage("kills wants --cycles N".into()))?;
+    let seed = seed(&mut flags)?;
+    flags.end()?;
+    let mut words =
+        vec!["kills".to_owned(), "--server".into(), server.clone(), "--cycles".into(), cycles.to_string()];
+    words.extend(seed);
+    Ok(run(&server, &words)?)
+}
+
+/// The subcommand `tables`.
+pub fn tables(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("tables wants --server NAME".into()))?;
+    let tables = flags.value::<u32>("--tables", "a number of tables")?;
+    let tables = tables.ok_or_else(|| Failure::Usage("tables wants --tables N".into()))?;
+    flags.end()?;
+    let words = ["tables", "--server", &server, "--tables", &tables.to_string()].map(str::to_owned);
     Ok(run(&server, &words)?)
 }
 

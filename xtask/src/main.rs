@@ -33,6 +33,9 @@ usage: cargo xtask COMMAND
        [--no-identity]                       without comparing, so that times are real;
        [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
+  kills --server NAME --cycles N [--seed S]  kill -9 of the server in the middle of backups, again and again: it must
+                                             restart clean, and what is left of the backup must say so
+  tables --server NAME --tables N            what a backup of very many tables takes: time, memory, the gate
   locks --server NAME                        what tokudb_backup_lock costs other clients beside a long statement
   oracle --server NAME [--seconds N]         strace beside capture: every change of a file of the data directory must
        [--seed S] [--drop-hooks NAME,...]    have been seen; control: hooks that are left out must be missed; what strace
@@ -93,6 +96,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),
         "mtr" => mtr::run(rest),
+        "kills" => lab::kills(rest),
+        "tables" => lab::tables(rest),
         "locks" => lab::locks(rest),
         "oracle" => lab::oracle(rest),
         "test" => test::run(rest),

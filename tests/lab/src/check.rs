@@ -56,7 +56,11 @@ pub fn check(original: &Server, backup: &Path, home: &Path, expected: &Expected)
             return findings;
         }
     };
-    if let Err(error) = check_running(original, &mut server, expected, &mut findings) {
+    let opened =
+        |server: &Server| image::files_in_use(server.pid().context("the server is gone")?, original.home());
+    let checked = check_running(&mut server, 0, expected, &mut findings);
+    let checked = checked.map(|()| findings.add(opened(&server), "opens no file of the original's"));
+    if let Err(error) = checked {
         findings.problems.push(format!("{error:#}\n{}", server.log_tail()));
     }
     match server.stop() {
@@ -70,13 +74,17 @@ pub fn check(original: &Server, backup: &Path, home: &Path, expected: &Expected)
     findings
 }
 
-fn check_running(
-    original: &Server,
-    server: &mut Server,
-    expected: &Expected,
-    findings: &mut Findings,
-) -> Result<()> {
-    findings.add(complaints(server), "recovers without an error in its log");
+/// Checks a server that was killed and runs again over its own data; its error log had `log` bytes when it was killed.
+pub fn check_restarted(server: &mut Server, log: u64, expected: &Expected) -> Findings {
+    let mut findings = Findings::default();
+    if let Err(error) = check_running(server, log, expected, &mut findings) {
+        findings.problems.push(format!("{error:#}\n{}", server.log_tail()));
+    }
+    findings
+}
+
+fn check_running(server: &mut Server, log: u64, expected: &Expected, findings: &mut Findings) -> Result<()> {
+    findings.add(complaints(server, log), "recovers without an error in its log");
     let conn = &mut server.connect()?;
     if let Some(base) = expected.binlog {
         let logs = image::logs_outside(server).unwrap_or_else(|| server.data().to_owned());
@@ -117,16 +125,14 @@ fn check_running(
         "rows of short transactions are whole, and one over all rows is there wholly or not at all",
     );
     findings.add(Ok(ddl::check_ring(conn)?.into_iter().collect()), "renamed tables are all there, once");
-    let pid = server.pid().context("the server is gone")?;
-    findings.add(image::files_in_use(pid, original.home()), "opens no file of the original's");
     Ok(())
 }
 
-/// Lines of the error log that a clean crash recovery does not write.
-fn complaints(server: &Server) -> Result<Vec<String>> {
+/// Lines of the error log, from byte `from` on, that a clean crash recovery does not write.
+fn complaints(server: &Server, from: u64) -> Result<Vec<String>> {
     let path = server.error_log();
     let log = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let log = String::from_utf8_lossy(&log);
+    let log = String::from_utf8_lossy(log.get(usize::try_from(from)?..).unwrap_or_default());
     let bad = log.lines().filter(|line| is_complaint(line)).take(10);
     Ok(bad.map(|line| format!("error log: {line}")).collect())
 }

@@ -10,7 +10,8 @@
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
 //! The [`oracle`] asks whether capture sees every change that a server makes.
 //! [`replication`] makes servers replicas of each other.
-//! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]).
+//! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]); [`kills`]
+//! kills the server itself in the middle of backups, [`tables`] gives it very many of them.
 
 pub mod binlog;
 pub mod built;
@@ -23,6 +24,7 @@ pub mod features;
 pub mod growth;
 pub mod image;
 pub mod installation;
+pub mod kills;
 pub mod ledger;
 pub mod load;
 pub mod locks;
@@ -36,5 +38,6 @@ pub mod round;
 pub mod scratch;
 pub mod server;
 pub mod soak;
+pub mod tables;
 pub mod with_server;
 pub mod workload;

@@ -1,4 +1,4 @@
-//! `lab`: what `cargo xtask soak`, `demo`, `locks`, `oracle` and `mtr` run.
+//! `lab`: what `cargo xtask soak`, `demo`, `locks`, `kills`, `tables`, `oracle` and `mtr` run.
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
@@ -13,6 +13,8 @@ const USAGE: &str = "usage: lab soak --server NAME --rounds N|--hours H [--seed 
                      [--binlog] [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
        lab locks --server NAME
+       lab kills --server NAME --cycles N [--seed S]
+       lab tables --server NAME --tables N
        lab oracle --server NAME [--seconds N] [--seed S] [--drop-hooks NAME,...] [--keep DIR]
        lab with-server --server NAME -- COMMAND [ARG...]";
 
@@ -72,6 +74,16 @@ fn run(args: Vec<String>) -> Result<bool> {
             flags.end()?;
             let (Some(server), Some(words)) = (server, parts.next()) else { bail!("{USAGE}") };
             lab::with_server::run(&server, words)
+        }
+        "kills" => {
+            let (Some(server), Some(cycles)) = (server, flags.value("--cycles")?) else { bail!("{USAGE}") };
+            flags.end()?;
+            Ok(lab::kills::run(&server, cycles, seed)? == 0)
+        }
+        "tables" => {
+            let (Some(server), Some(tables)) = (server, flags.value("--tables")?) else { bail!("{USAGE}") };
+            flags.end()?;
+            lab::tables::run(&server, tables).map(|()| true)
         }
         "oracle" => {
             let Some(server) = server else { bail!("{USAGE}") };

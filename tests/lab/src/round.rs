@@ -92,7 +92,8 @@ pub struct Lab {
     pub server: Server,
     /// What it can do.
     pub features: Features,
-    at_rest: Vec<AtRest>,
+    /// The tables at rest, with their checksums.
+    pub at_rest: Vec<AtRest>,
     home: PathBuf,
 }
 

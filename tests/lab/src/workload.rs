@@ -85,11 +85,11 @@ fn fill(conn: &mut Conn, bytes: u64) -> Result<(), SqlError> {
     conn.exec("CREATE TABLE rest.filler (id INT AUTO_INCREMENT PRIMARY KEY, pad VARCHAR(1000) NOT NULL) ENGINE=InnoDB")?;
     conn.exec("INSERT INTO rest.filler (pad) VALUES (REPEAT('f', 1000))")?;
     let mut rows = 1;
-    while rows * 1000 < bytes {
-        rows += conn.exec(format!(
-            "INSERT INTO rest.filler (pad) SELECT pad FROM rest.filler LIMIT {}",
-            bytes / 1000 - rows
-        ))?;
+    let wanted = bytes / 1000;
+    while rows < wanted {
+        let missing = wanted - rows;
+        rows +=
+            conn.exec(format!("INSERT INTO rest.filler (pad) SELECT pad FROM rest.filler LIMIT {missing}"))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! [`compare`], which shares no code with it, compares what stood still from `before_stop_capt_fun` on. A third
 //! needs no standstill: numbers that each thread writes to two files in turn ([`ops::ledger`]).
 
+pub mod allocator;
 pub mod arguments;
 pub mod asynchronous;
 pub mod bystanders;

@@ -87,6 +87,7 @@ impl Library {
             let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
             if address.is_null() { Err(loader_error()) } else { Ok(address) }
         };
+        crate::allocator::know(path);
         // SAFETY: the function of this name has this type (include/tokubackup.h).
         let create_backup =
             unsafe { std::mem::transmute::<*mut c_void, CreateBackup>(find(c"tokubackup_create_backup")?) };

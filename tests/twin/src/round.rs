@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::allocator;
 use crate::arguments::Shape;
 use crate::bystanders::Bystanders;
 use crate::compare;
@@ -92,7 +93,11 @@ impl Program<'_> {
         let outcome = std::thread::scope(|scope| {
             for id in 0..self.shape.threads {
                 let shared = &shared;
-                scope.spawn(move || Worker::new(shared, id, number).run(self.table, self.seed, number));
+                scope.spawn(move || {
+                    let mut worker = Worker::new(shared, id, number);
+                    allocator::watch();
+                    worker.run(self.table, self.seed, number);
+                });
             }
             let outcome = self.backups(&shared, &mut rng, &mut worker);
             shared.over.store(true, Ordering::SeqCst);
@@ -104,6 +109,10 @@ impl Program<'_> {
             sys::close(*fd);
         }
         outcome?;
+        let allocated = allocator::noticed();
+        if allocated != 0 {
+            return Err(format!("hooks have allocated {allocated} bytes"));
+        }
         let failures = shared.failures.lock().expect("no panics while held").join("; ");
         if !failures.is_empty() {
             return Err(failures);

@@ -2,6 +2,7 @@
 //! error is clear, the directory is marked, the server's clients notice nothing, and the next backup works.
 
 mod bench;
+mod limits;
 mod sweep;
 
 use std::fs;
@@ -36,6 +37,25 @@ macro_rules! on_every_server {
 }
 
 on_every_server! { full_disk removed io_error hanging shutdown_while_hanging another_user client_killed }
+
+use limits::{no_descriptors, no_threads};
+
+macro_rules! on_two_servers {
+    ($($theme:ident)*) => {$(
+        mod $theme {
+            #[test]
+            fn mysql_9_7() {
+                super::$theme("mysql-9.7");
+            }
+            #[test]
+            fn mariadb_10_11() {
+                super::$theme("mariadb-10.11");
+            }
+        }
+    )*};
+}
+
+on_two_servers! { no_threads no_descriptors }
 
 fn full_disk(name: &str) {
     let volumes =

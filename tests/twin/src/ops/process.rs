@@ -147,7 +147,9 @@ fn late_by(
     name: &CStr,
     call: impl FnOnce(*mut c_void) -> Outcome,
 ) -> Outcome {
-    let handle = open(&c_string(rng.pick::<PathBuf>(&w.shared.late)));
+    let path = c_string(rng.pick::<PathBuf>(&w.shared.late));
+    // The loader allocates, and so may what intercepts a new object.
+    let handle = crate::allocator::unwatched(|| open(&path));
     if handle.is_null() {
         return Err(libc::ENOENT);
     }

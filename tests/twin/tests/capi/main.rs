@@ -10,6 +10,7 @@ mod callbacks;
 mod data;
 mod descriptors;
 mod excluding;
+mod extremes;
 mod failures;
 mod hostile;
 mod loading;
