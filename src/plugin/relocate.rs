@@ -1,7 +1,9 @@
 //! What in the images leads to the live server's files is turned to the images (P26): symbolic links, .isl files, the
-//! indexes of logs. Tablespaces from elsewhere come into the data directory where InnoDB finds them there.
+//! indexes of logs, MariaDB's redo log. Tablespaces from elsewhere come to where InnoDB then finds them.
 //!
 //! All paths become relative, so that a backup may be moved and copied as a whole.
+
+mod tablespaces;
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -9,21 +11,20 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::RenameFlags;
-
-use super::indexes::{make_relative, rewrite, sync_directory_of};
-use super::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out};
-use crate::backup::Members;
+use super::indexes::make_relative;
+use super::layout::{Layout, leads_out};
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
-use crate::engine::manifest::{Moved, Name};
+use crate::engine::manifest::Moved;
+use tablespaces::Place;
 
-/// Turns everything below `destination` to the images. Returns what was moved from its image into the data
-/// directory's. Runs on a worker, since the destination may hang.
+/// Turns everything below `destination` to the images. Returns what was moved from its image to
+/// another place. Runs on a worker, since the destination may hang.
 pub fn relocate(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
     for index in layout.log_indexes.iter().filter_map(|index| layout.image_of(index)) {
         make_relative(&destination.join(index))?;
     }
+    let place = Place::of(destination, layout)?;
     for part in &layout.parts {
         let image = Path::new(&part.image);
         walk(destination, image, &mut |path, kind| {
@@ -32,13 +33,13 @@ pub fn relocate(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
             if kind.is_symlink() {
                 turn_link(destination, layout, path, &source)
             } else if path.extension() == Some(OsStr::new("isl")) {
-                turn_isl(destination, layout, path)
+                place.turn_isl(destination, layout, path)
             } else {
                 Ok(())
             }
         })?;
     }
-    if layout.finds_tablespaces { bring_home(destination, layout) } else { Ok(Vec::new()) }
+    place.settle(destination, layout)
 }
 
 /// `link` lies below the destination; `source` is what it is a copy of.
@@ -72,67 +73,9 @@ fn turn_link(destination: &Path, layout: &Layout, link: &Path, source: &Path) ->
     directory.sync_all().map_err(|e| Error::io("sync the directory of", &path, &e))
 }
 
-/// An .isl file holds the path of a tablespace, which servers take relative to the data directory.
-fn turn_isl(destination: &Path, layout: &Layout, isl: &Path) -> Result<()> {
-    let path = destination.join(isl);
-    let content = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
-    let target = Path::new(OsStr::from_bytes(content.trim_ascii()));
-    let led = layout.data_dir().join(target);
-    let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
-    let wanted = relative(&Path::new(DATA_DIR_IMAGE).join("x"), &image);
-    if wanted == target {
-        return Ok(());
-    }
-    rewrite(&path, wanted.as_os_str().as_bytes())
-}
-
 /// Where the copy of what a path of the source leads to lies below the destination.
 fn image_of(layout: &Layout, path: &Path) -> Option<PathBuf> {
     layout.image_of(&normal(path)).or_else(|| layout.image_of(&path.canonicalize().ok()?))
-}
-
-/// InnoDB of MySQL 8 and later finds a tablespace anywhere in the data directory by its number; by its old path it
-/// would find the live server's. One of a table lies in the folder of its schema (fil0fil.cc: is_valid_location).
-fn bring_home(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
-    let home = Path::new(DATA_DIR_IMAGE);
-    let mut moved = Vec::new();
-    let is_elsewhere = |part: &&Part| part.members != Members::All && part.image.starts_with(ELSEWHERE_IMAGE);
-    for part in layout.parts.iter().filter(is_elsewhere) {
-        let image = Path::new(&part.image);
-        let mut tablespaces = Vec::new();
-        walk(destination, image, &mut |path, kind| {
-            if kind.is_file() && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
-                tablespaces.push(path.to_owned());
-            }
-            Ok(())
-        })?;
-        if tablespaces.is_empty() {
-            continue;
-        }
-        for path in tablespaces {
-            let below = path.strip_prefix(image).unwrap_or(&path);
-            let schema = part.path.file_name().map(|name| home.join(name));
-            let folder = schema.filter(|schema| destination.join(schema).is_dir());
-            let folder = folder.unwrap_or_else(|| home.to_owned());
-            let to = folder.join(path.file_name().unwrap_or_default());
-            move_file(&destination.join(&path), &destination.join(&to))?;
-            moved.push(Moved { path: Name(to), from: Name(part.path.join(below)) });
-        }
-        sync_directory_of(&destination.join(image).join("x"))?;
-    }
-    Ok(moved)
-}
-
-fn move_file(from: &Path, to: &Path) -> Result<()> {
-    let cwd = rustix::fs::CWD;
-    rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE).map_err(|errno| {
-        Error::io(
-            &format!("move a tablespace into the image of the data directory, {}, from", to.display()),
-            from,
-            &errno.into(),
-        )
-    })?;
-    sync_directory_of(to)
 }
 
 /// The path that leads from the directory of `link` to `to`; both lie below the destination.

@@ -1,6 +1,8 @@
 //! Every place where a server keeps files: with its files all over the machine, a backup of all of it, and a server
 //! over a copy that opens nothing of the original's.
 
+mod tablespaces;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
