@@ -15,7 +15,7 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -70,24 +70,35 @@ pub fn is_known(path: &Path) -> Result<()> {
     header(&file, path).map(drop)
 }
 
-/// The length of the shortest path before a schema's name outside of the data directory, in the log at `path`.
-pub fn shortest(path: &Path) -> Result<Option<usize>> {
+/// The directories outside of the data directory that names in the log at `path` begin with, before the schema.
+pub fn directories(path: &Path) -> Result<BTreeSet<Vec<u8>>> {
     let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
-    Ok(visit(&file, path, None)?.shortest)
+    Ok(visit(&file, path, None)?.directories)
 }
 
-/// Turns the names in the log at `path` to `directory`, durably, and names those of `tablespaces` that it does not.
-/// `directory` is no longer than the shortest.
-pub fn turn_names(path: &Path, directory: &str, tablespaces: &[Tablespace]) -> Result<()> {
+/// Which directory takes the place of each of [`directories`]; it is no longer.
+pub type Directories = BTreeMap<Vec<u8>, String>;
+
+/// Turns the names in the log at `path`, durably, and names those of `tablespaces` that it does not.
+pub fn turn_names(path: &Path, directories: &Directories, tablespaces: &[Tablespace]) -> Result<()> {
     let file = File::options().read(true).write(true).open(path).map_err(|e| Error::io("open", path, &e))?;
     let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io("look at", path, &errno.into()))?;
-    visit(&file, path, Some((directory, tablespaces)))?;
+    visit(&file, path, Some((directories, tablespaces)))?;
     attributes::apply(file.as_fd(), &stat, path)?;
     file.sync_all().map_err(|e| Error::io("sync", path, &e))
 }
 
+/// The name with another directory before the schema, filled up with slashes to the length it had.
+pub fn turned(name: &[u8], directory: &str) -> Option<Vec<u8>> {
+    let (old, rest) = name.split_at_checked(outside(name)??)?;
+    let mut turned = directory.as_bytes().to_vec();
+    turned.resize(old.len().max(directory.len()), b'/');
+    turned.extend_from_slice(rest);
+    Some(turned)
+}
+
 /// Where to turn the names to, and what else to name.
-type Turn<'a> = Option<(&'a str, &'a [Tablespace])>;
+type Turn<'a> = Option<(&'a Directories, &'a [Tablespace])>;
 
 fn visit(file: &File, path: &Path, turn: Turn) -> Result<Work> {
     let size = file.metadata().map_err(|e| Error::io("look at", path, &e))?.len();
@@ -125,7 +136,7 @@ fn unknown(path: &Path, what: &str) -> Error {
 
 fn damaged(path: &Path, what: &str) -> Error {
     Error::new(
-        libc::EIO,
+        libc::ENOTSUP,
         format!(
             "the redo log {} {what}, so the paths in it cannot be turned from the live server's tablespaces to those of the backup",
             path.display()
@@ -138,7 +149,7 @@ fn damaged(path: &Path, what: &str) -> Error {
 struct Work {
     edits: Vec<(u64, Vec<u8>)>,
     named: HashSet<u32>,
-    shortest: Option<usize>,
+    directories: BTreeSet<Vec<u8>>,
     /// Where the log ends.
     end: u64,
     /// The log has what the server looks for first.
@@ -146,7 +157,7 @@ struct Work {
 }
 
 fn visit_in(log: &mut impl Medium, path: &Path, turn: Turn) -> Result<Work> {
-    let work = read(log, path, turn.map(|(directory, _)| directory))?;
+    let work = read(log, path, turn.map(|(directories, _)| directories))?;
     if !work.is_complete {
         return Err(damaged(path, "ends before the record of its checkpoint"));
     }
@@ -164,7 +175,7 @@ fn visit_in(log: &mut impl Medium, path: &Path, turn: Turn) -> Result<Work> {
 }
 
 /// Reads a log to its end. Nothing is changed before all of it is understood.
-fn read<M: Medium>(log: &mut M, path: &Path, directory: Option<&str>) -> Result<Work> {
+fn read<M: Medium>(log: &mut M, path: &Path, directories: Option<&Directories>) -> Result<Work> {
     let mut work = Work::default();
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -178,7 +189,7 @@ fn read<M: Medium>(log: &mut M, path: &Path, directory: Option<&str>) -> Result<
                 if !log.is_whole(work.end, records, rest.get(..M::TAIL).unwrap_or(&[])) {
                     return ended(work);
                 }
-                note(log, path, directory, &mut work, records)?;
+                note(log, path, directories, &mut work, records)?;
                 work.end += (length + M::TAIL) as u64;
                 at += length + M::TAIL;
             }
@@ -198,12 +209,12 @@ fn read<M: Medium>(log: &mut M, path: &Path, directory: Option<&str>) -> Result<
 fn note(
     log: &impl Medium,
     path: &Path,
-    directory: Option<&str>,
+    directories: Option<&Directories>,
     work: &mut Work,
     records: &[u8],
 ) -> Result<()> {
     let found = file_records(records).ok_or_else(|| damaged(path, "has records that are not known"))?;
-    let mut turned = records.to_vec();
+    let mut changed = None;
     for record in found {
         match record {
             FileRecord::Checkpoint(lsn) => work.is_complete |= lsn == log.checkpoint(),
@@ -211,21 +222,22 @@ fn note(
                 work.named.insert(space);
                 for range in names {
                     let name = records.get(range.clone()).unwrap_or(&[]);
-                    let Some(length) = outside(name).ok_or_else(|| no_place(path, name))? else { continue };
-                    work.shortest = Some(work.shortest.map_or(length, |shortest| shortest.min(length)));
-                    if let Some(directory) = directory {
-                        let name =
-                            turned_name(name, length, directory).ok_or_else(|| no_place(path, name))?;
-                        put(&mut turned, range.start as u64, &name);
+                    let unknown = || no_place(path, name);
+                    let Some(length) = outside(name).ok_or_else(unknown)? else { continue };
+                    let directory = name.get(..length).unwrap_or(&[]);
+                    if let Some(directories) = directories {
+                        let name = directories.get(directory).and_then(|to| turned(name, to));
+                        let name = name.filter(|name| name.len() == range.len()).ok_or_else(unknown)?;
+                        put(changed.get_or_insert_with(|| records.to_vec()), range.start as u64, &name);
                         work.edits.push((work.end + range.start as u64, name));
+                    } else {
+                        work.directories.insert(directory.to_vec());
                     }
                 }
             }
         }
     }
-    if turned != records
-        && let Some(seal) = log.seal(&turned)
-    {
+    if let Some(seal) = changed.and_then(|changed| log.seal(&changed)) {
         work.edits.push((work.end + records.len() as u64 + 1, seal));
     }
     Ok(())
@@ -243,14 +255,6 @@ fn outside(name: &[u8]) -> Option<Option<usize>> {
     let mut slashes = name.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     let (file, schema) = (slashes.next()?, slashes.next()?);
     (file > schema + 1).then_some(Some(schema))
-}
-
-/// The name with another directory in place of the first `length` bytes, filled up with slashes.
-fn turned_name(name: &[u8], length: usize, directory: &str) -> Option<Vec<u8>> {
-    let mut turned = name.to_vec();
-    turned.get_mut(..length)?.fill(b'/');
-    turned.get_mut(..length)?.get_mut(..directory.len())?.copy_from_slice(directory.as_bytes());
-    Some(turned)
 }
 
 /// A number of eight bytes.

@@ -130,6 +130,7 @@ fn walk(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::Members;
     use crate::plugin::layout::Part;
 
     #[test]

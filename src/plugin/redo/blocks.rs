@@ -18,8 +18,8 @@ const START: u64 = 2048;
 const CHECKPOINTS: [u64; 2] = [512, 1536];
 /// How many blocks are read at once.
 const CHUNK: u64 = 256;
-/// What a server needs of the log for itself when it has recovered.
-const SPARE: u64 = 64 << 10;
+/// Which part of the log a server needs for itself when it has recovered.
+const SPARE: u64 = 64;
 
 type Block = [u8; BLOCK as usize];
 
@@ -167,7 +167,7 @@ impl Medium for Blocks<'_> {
             return Ok(());
         }
         let (last, _) = self.find(position + records.len() as u64);
-        if (last + 1) * BLOCK + SPARE > self.capacity {
+        if (last + 1) * BLOCK + self.capacity / SPARE > self.capacity {
             return Err(Error::new(
                 libc::ENOSPC,
                 format!(

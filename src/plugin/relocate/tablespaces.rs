@@ -1,26 +1,25 @@
 //! InnoDB's tablespaces from elsewhere, and the .isl files that lead to them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::RenameFlags;
 
-use super::{image_of, relative, walk};
+use super::{image_of, normal, relative, walk};
 use crate::backup::Members;
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
 use crate::engine::manifest::{Moved, Name};
 use crate::plugin::indexes::{rewrite, sync_directory_of};
 use crate::plugin::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out};
-use crate::plugin::redo::{self, Tablespace};
+use crate::plugin::redo::{self, Directories, Tablespace};
 
-/// Where MariaDB's tablespaces from elsewhere go, or what of it is short enough.
-const TABLESPACES: &str = "tablespaces";
 /// Seen from the data directory.
 const UP: &str = "../";
 
@@ -32,10 +31,21 @@ pub enum Place {
     /// Into the data directory's image: InnoDB of MySQL 8 and later finds one anywhere in there by its number; by its
     /// old path it would find the live server's.
     Home,
-    /// Into a directory beside it, for which there is room in the names of MariaDB's redo log, at this path. (In the data
-    /// directory a table would have a DATA DIRECTORY that MariaDB takes for none: 10.11 crashes in the next ALTER TABLE,
-    /// 10.5 refuses it.)
-    Beside(String, PathBuf),
+    /// Into directories beside it, for which there is room in the names of MariaDB's redo log. (In the data directory a
+    /// table would have a DATA DIRECTORY that MariaDB takes for none: 10.11 crashes in the next ALTER TABLE, 10.5 refuses it.)
+    Beside(Beside),
+}
+
+/// What becomes of MariaDB's tablespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// The image of the redo log.
+    log: PathBuf,
+    /// What the log calls directories, and what it will.
+    names: Directories,
+    /// The directory of the backup for each directory of the server. Two must not share one: a table that was dropped in one and
+    /// made in the other would be one file to the recovery.
+    directories: BTreeMap<PathBuf, String>,
 }
 
 impl Place {
@@ -44,49 +54,40 @@ impl Place {
         if layout.finds_tablespaces {
             return Ok(Place::Home);
         }
-        let Some(log) =
-            layout.redo_log.as_deref().filter(|_| layout.parts.iter().any(|part| is_elsewhere(part)))
-        else {
+        let Some(log) = layout.redo_log.as_deref().filter(|_| layout.parts.iter().any(is_elsewhere)) else {
             return Ok(Place::Stay);
         };
         let image = layout.image_of(log).map(|image| destination.join(image));
         let image = image.ok_or_else(|| leads_out(Path::new("innodb_log_group_home_dir"), log))?;
-        match redo::is_known(&image) {
-            // What was there at the beginning was refused then.
-            Err(error) if error.errno == libc::ENOTSUP => return Ok(Place::Stay),
-            other => other?,
+        if !image.exists() {
+            return Ok(Place::Stay);
         }
-        let room = redo::shortest(&image)?.unwrap_or(usize::MAX).saturating_sub(UP.len());
-        match TABLESPACES.get(..room.min(TABLESPACES.len())) {
-            Some(name) if !name.is_empty() => Ok(Place::Beside(name.to_owned(), image)),
-            _ => Err(Error::new(
-                libc::ENOTSUP,
-                format!(
-                    "the redo log {} names a table whose DATA DIRECTORY is so short that no directory of the backup can \
-                     stand in its place: bring the table into the data directory",
-                    log.display()
-                ),
-            )),
-        }
+        Beside::of(destination, layout, image).map(Place::Beside).or_else(|error| {
+            // Only tables without InnoDB lie elsewhere: the log is of no interest.
+            let mut parts = layout.parts.iter().filter(|part| is_elsewhere(part));
+            let has_none = |part| tablespaces_of(destination, part).map(|found| found.is_empty());
+            let is_harmless = parts.try_fold(true, |all, part| has_none(part).map(|none| all && none))?;
+            if is_harmless && error.errno == libc::ENOTSUP { Ok(Place::Stay) } else { Err(error) }
+        })
     }
 
     /// An .isl file holds the path of a tablespace, which servers take relative to the data directory.
     pub fn turn_isl(&self, destination: &Path, layout: &Layout, isl: &Path) -> Result<()> {
         let path = destination.join(isl);
         let content = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
-        let target = Path::new(OsStr::from_bytes(content.trim_ascii()));
-        let led = layout.data_dir().join(target);
+        let target = content.trim_ascii();
+        let led = layout.data_dir().join(OsStr::from_bytes(target));
         let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
-        let wanted = match (self, led.parent().and_then(Path::file_name), led.file_name()) {
-            (Place::Beside(directory, _), Some(schema), Some(file)) => {
-                Path::new(UP).join(directory).join(schema).join(file)
-            }
-            _ => relative(&Path::new(DATA_DIR_IMAGE).join("x"), &image),
+        let beside = match self {
+            Place::Beside(beside) => beside.turned(target, &real_directory(layout, target)),
+            _ => None,
         };
+        let relative = || relative(&Path::new(DATA_DIR_IMAGE).join("x"), &image).into_os_string().into_vec();
+        let wanted = beside.unwrap_or_else(relative);
         if wanted == target {
             return Ok(());
         }
-        rewrite(&path, wanted.as_os_str().as_bytes())
+        rewrite(&path, &wanted)
     }
 
     /// Moves the tablespaces there, and makes MariaDB's log tell it.
@@ -97,13 +98,7 @@ impl Place {
         }
         for part in layout.parts.iter().filter(|part| is_elsewhere(part)) {
             let image = Path::new(&part.image);
-            let mut tablespaces = Vec::new();
-            walk(destination, image, &mut |path, kind| {
-                if kind.is_file() && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
-                    tablespaces.push(path.to_owned());
-                }
-                Ok(())
-            })?;
+            let tablespaces = tablespaces_of(destination, part)?;
             if tablespaces.is_empty() {
                 continue;
             }
@@ -116,9 +111,8 @@ impl Place {
             }
             sync_directory_of(&destination.join(image).join("x"))?;
         }
-        if let Place::Beside(directory, log) = self {
-            let directory = format!("{UP}{directory}");
-            redo::turn_names(log, &directory, &numbered(destination, &moved)?)?;
+        if let Place::Beside(beside) = self {
+            redo::turn_names(&beside.log, &beside.names, &beside.numbered(destination, &moved)?)?;
         }
         Ok(moved)
     }
@@ -127,31 +121,99 @@ impl Place {
     fn folder(&self, destination: &Path, part: &Part) -> Result<PathBuf> {
         let home = Path::new(DATA_DIR_IMAGE);
         let schema = part.path.file_name().unwrap_or_default();
-        let Place::Beside(directory, _) = self else {
+        let known = |beside: &Beside| beside.directories.get(part.path.parent()?).cloned();
+        let Place::Beside(beside) = self else {
             // fil0fil.cc: is_valid_location.
             let schema = home.join(schema);
             return Ok(if destination.join(&schema).is_dir() { schema } else { home.to_owned() });
         };
-        let folder = Path::new(directory).join(schema);
-        make_like(&destination.join(directory), &destination.join(home))?;
+        let directory = known(beside).ok_or_else(|| leads_out(&part.path, &part.path))?;
+        let folder = Path::new(&directory).join(schema);
+        make_like(&destination.join(&directory), &destination.join(home))?;
         make_like(&destination.join(&folder), &destination.join(&part.image))?;
         Ok(folder)
     }
 }
 
-fn is_elsewhere(part: &Part) -> bool {
-    part.members != Members::All && part.image.starts_with(ELSEWHERE_IMAGE)
+impl Beside {
+    fn of(destination: &Path, layout: &Layout, log: PathBuf) -> Result<Beside> {
+        let named: Vec<(Vec<u8>, PathBuf)> = redo::directories(&log)?
+            .into_iter()
+            .map(|name| (name.clone(), real_directory(layout, &[&name[..], b"/d/t.ibd"].concat())))
+            .collect();
+        let mut real: BTreeSet<PathBuf> = named.iter().map(|(_, real)| real.clone()).collect();
+        for part in layout.parts.iter().filter(|part| is_elsewhere(part)) {
+            if !tablespaces_of(destination, part)?.is_empty() {
+                real.extend(part.path.parent().map(Path::to_owned));
+            }
+        }
+        let mut directories = BTreeMap::new();
+        for (directory, count) in real.into_iter().zip(1..) {
+            let names = named.iter().filter(|(_, real)| *real == directory).map(|(name, _)| name.len());
+            let room = names.min().unwrap_or(usize::MAX).saturating_sub(UP.len());
+            let name = names_of(count).into_iter().find(|name| name.len() <= room).ok_or_else(|| {
+                let text = format!(
+                    "the DATA DIRECTORY {} has so short a path that none of the backup can stand in its place in the redo log: \
+                     bring its tables into the data directory",
+                    directory.display()
+                );
+                Error::new(libc::ENOTSUP, text)
+            })?;
+            directories.insert(directory, name);
+        }
+        let turned = |(name, real)| Some((name, format!("{UP}{}", directories.get::<PathBuf>(&real)?)));
+        let names = named.into_iter().filter_map(turned).collect();
+        Ok(Beside { log, names, directories })
+    }
+
+    /// What a tablespace's name becomes whose directory is `real`.
+    fn turned(&self, name: &[u8], real: &Path) -> Option<Vec<u8>> {
+        redo::turned(name, &format!("{UP}{}", self.directories.get(real)?))
+    }
+
+    /// The numbers of tablespaces that were moved, and their names as seen from the data directory.
+    fn numbered(&self, destination: &Path, moved: &[Moved]) -> Result<Vec<Tablespace>> {
+        let mut tablespaces = Vec::new();
+        for Moved { path: Name(path), from: Name(from) } in moved {
+            let real = from.ancestors().nth(2).unwrap_or(Path::new("/"));
+            let name = self.turned(from.as_os_str().as_bytes(), real);
+            if let (Some(name), Some(id)) = (name, number_of(&destination.join(path))?) {
+                tablespaces.push(Tablespace { id, name });
+            }
+        }
+        Ok(tablespaces)
+    }
 }
 
-/// The numbers of tablespaces that were moved, and their names as seen from the data directory.
-fn numbered(destination: &Path, moved: &[Moved]) -> Result<Vec<Tablespace>> {
-    let mut tablespaces = Vec::new();
-    for Moved { path: Name(path), .. } in moved {
-        if let Some(id) = number_of(&destination.join(path))? {
-            tablespaces.push(Tablespace { id, name: [UP.as_bytes(), path.as_os_str().as_bytes()].concat() });
-        }
+/// Names for the directory of that number, the best first.
+fn names_of(count: u32) -> Vec<String> {
+    match count {
+        1 => vec!["tablespaces".to_owned(), "t".to_owned()],
+        _ => vec![format!("tablespaces.{count}"), format!("t{count}"), count.to_string()],
     }
+}
+
+/// The real path of what comes before the schema in a tablespace's name.
+fn real_directory(layout: &Layout, name: &[u8]) -> PathBuf {
+    let path = layout.data_dir().join(OsStr::from_bytes(name));
+    let directory = path.ancestors().nth(2).unwrap_or(Path::new("/"));
+    directory.canonicalize().unwrap_or_else(|_| normal(directory))
+}
+
+/// Those in the image of a part.
+fn tablespaces_of(destination: &Path, part: &Part) -> Result<Vec<PathBuf>> {
+    let mut tablespaces = Vec::new();
+    walk(destination, Path::new(&part.image), &mut |path, kind| {
+        if kind.is_file() && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
+            tablespaces.push(path.to_owned());
+        }
+        Ok(())
+    })?;
     Ok(tablespaces)
+}
+
+fn is_elsewhere(part: &Part) -> bool {
+    part.members != Members::All && part.image.starts_with(ELSEWHERE_IMAGE)
 }
 
 /// The number of a tablespace, from its first page. `None`: that was not written yet, so the log has it.

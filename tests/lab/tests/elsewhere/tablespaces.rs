@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lab::client::Conn;
 use lab::image::files_in_use;
 use lab::installation::copy_tree;
-use lab::plugged::{INSTALL, backed_up_under_writes, refused, set_dir};
+use lab::plugged::{INSTALL, backed_up_under_writes, backs_up, refused, set_dir};
 use lab::rng::{Rng, fresh_seed};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
@@ -199,6 +199,10 @@ fn beside_the_original(name: &str, seed: u64) {
         format!("CREATE TABLE d.emptied {COLUMNS} DATA DIRECTORY='{another}'"),
         "INSERT INTO d.emptied VALUES (1, 'x')".to_owned(),
         "TRUNCATE TABLE d.emptied".to_owned(),
+        // Aria's log has paths, too.
+        "CREATE DATABASE a".to_owned(),
+        format!("CREATE TABLE a.aria {COLUMNS} ENGINE=Aria DATA DIRECTORY='{e}' INDEX DIRECTORY='{another}'"),
+        "INSERT INTO a.aria VALUES (1, 'x')".to_owned(),
     ] {
         conn.exec(sql).unwrap();
     }
@@ -254,6 +258,7 @@ fn beside_the_original(name: &str, seed: u64) {
     assert_eq!(again.value("SELECT v FROM d.quiet").unwrap().as_deref(), Some("before"));
     assert_eq!(again.value("SELECT id FROM d.renamed").unwrap().as_deref(), Some("1"));
     assert_eq!(count(&mut again, "emptied"), (0, 0));
+    again.query("SELECT COUNT(*) FROM a.aria").unwrap();
     assert_eq!(watch.seen(), BTreeSet::new(), "after recovery");
 
     // It goes on.
@@ -292,6 +297,33 @@ fn beside_the_original(name: &str, seed: u64) {
     restored.stop().unwrap();
     drop(still);
     sound(&mut conn);
+}
+
+/// Said before anything is made.
+#[test]
+fn an_encrypted_log_is_refused() {
+    let keys = Scratch::new("keys").unwrap();
+    let keys = keys.path().join("keys");
+    fs::write(&keys, "1;770A8A65DA156D24EE2A093277530142\n").unwrap();
+    let args = [
+        "--plugin-load-add=file_key_management".to_owned(),
+        format!("--file-key-management-filename={}", keys.display()),
+        "--innodb-encrypt-log=ON".to_owned(),
+    ];
+    let machine = Machine::new("mariadb-10.11-engines", &args);
+    let mut conn = machine.server.connect().unwrap();
+    let [e, _] = machine.places();
+    conn.exec("CREATE DATABASE d").unwrap();
+    conn.exec(format!("CREATE TABLE d.m {COLUMNS} ENGINE=MyISAM DATA DIRECTORY='{e}'")).unwrap();
+    // Only tablespaces are in that log.
+    backs_up(&mut conn, &machine.scratch.path().join("without"));
+    conn.exec(format!("CREATE TABLE d.t {COLUMNS} DATA DIRECTORY='{e}'")).unwrap();
+    let never = machine.scratch.path().join("never");
+    refused(&mut conn, set_dir(&never), 1105, libc::ENOTSUP, &format!("{e}/d/t.ibd"));
+    refused(&mut conn, set_dir(&never), 1105, libc::ENOTSUP, "innodb_encrypt_log");
+    assert!(!never.exists());
+    conn.exec("SET tokudb_backup_exclude = '/d/t\\\\.(ibd|isl)$'").unwrap();
+    backs_up(&mut conn, &machine.scratch.path().join("excluded"));
 }
 
 #[test]
