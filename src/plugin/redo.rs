@@ -220,7 +220,7 @@ fn note(
             FileRecord::Checkpoint(lsn) => work.is_complete |= lsn == log.checkpoint(),
             FileRecord::Names(space, names) => {
                 work.named.insert(space);
-                for range in names {
+                for range in names.into_iter().flatten() {
                     let name = records.get(range.clone()).unwrap_or(&[]);
                     let unknown = || no_place(path, name);
                     let Some(length) = outside(name).ok_or_else(unknown)? else { continue };

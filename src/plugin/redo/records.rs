@@ -104,8 +104,8 @@ fn write_number(value: u32, to: &mut Vec<u8>) {
 /// A record on files.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FileRecord {
-    /// What was done to the tablespace of this number, whose names stand here.
-    Names(u32, Vec<Range<usize>>),
+    /// What was done to the tablespace of this number, whose name stands here; where it was renamed, the new one, too.
+    Names(u32, [Option<Range<usize>>; 2]),
     /// The log names all files that changed since the checkpoint at this LSN.
     Checkpoint(u64),
 }
@@ -148,12 +148,12 @@ fn file_record(kind: u8, page: (u32, u32), body: &[u8], at: usize) -> Option<Opt
             Some(lsn.ok().map(FileRecord::Checkpoint))
         }
         (CREATE | DELETE | MODIFY, (1.., 0)) if is_name(body) => {
-            Some(Some(FileRecord::Names(page.0, vec![at..at + body.len()])))
+            Some(Some(FileRecord::Names(page.0, [Some(at..at + body.len()), None])))
         }
         (RENAME, (1.., 0)) => {
             let end = body.iter().position(|&byte| byte == 0)?;
             let (old, new) = (body.get(..end)?, body.get(end + 1..)?);
-            let names = vec![at..at + end, at + end + 1..at + body.len()];
+            let names = [Some(at..at + end), Some(at + end + 1..at + body.len())];
             (is_name(old) && is_name(new)).then_some(Some(FileRecord::Names(page.0, names)))
         }
         _ => None,
@@ -210,7 +210,7 @@ mod tests {
         for length in [8, 13, 14, 15, 16, 17, 140, 141, 142, 143, 144, 145, 512] {
             let name = format!("/{}/t.ibd", "x".repeat(length - 7));
             let mut bytes = names_file(300, name.as_bytes());
-            let names = vec![bytes.len() - name.len()..bytes.len()];
+            let names = [Some(bytes.len() - name.len()..bytes.len()), None];
             assert_eq!(file_records(&bytes), Some(vec![FileRecord::Names(300, names)]), "{length}");
             assert_eq!(extent(&bytes), Extent::Cut);
             bytes.push(0);
