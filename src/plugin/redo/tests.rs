@@ -42,7 +42,7 @@ impl Scene {
         let first: u64 = 1 << 40;
         put(&mut bytes, 8, &first.to_be_bytes());
         sealed(&mut bytes[..512]);
-        let checkpoint = |lsn: u64| vec![vec![0xfa, 0, 0], lsn.to_be_bytes().to_vec()].concat();
+        let checkpoint = |lsn: u64| [&[0xfa, 0, 0][..], &lsn.to_be_bytes()].concat();
         let mut records = records.to_vec();
         if begin.format == IN_A_RING {
             let lsn = first + begin.shift;
@@ -60,7 +60,7 @@ impl Scene {
             let mut at = begin.shift;
             for record in &records {
                 let end = at + record.len() as u64;
-                let turn = u8::from((end / capacity) % 2 == 0);
+                let turn = u8::from((end / capacity).is_multiple_of(2));
                 for byte in [&record[..], &[turn], &crc32c::crc32c(record).to_be_bytes()].concat() {
                     bytes[(0x3000 + at % capacity) as usize] = byte;
                     at += 1;
@@ -85,13 +85,13 @@ impl Scene {
             payload.extend(records.iter().flat_map(|record| [&record[..], &[0]].concat()));
             // A block that is full is followed by one that is empty.
             for (count, chunk) in
-                payload.chunks(496).chain((payload.len() % 496 == 0).then_some(&[][..])).enumerate()
+                payload.chunks(496).chain(payload.len().is_multiple_of(496).then_some(&[][..])).enumerate()
             {
                 let block = block + count as u64;
                 let place = place(block);
                 let to = &mut bytes[place..place + 512];
                 to.fill(0);
-                put(to, 0, &(((first / 512 + block) & 0x3fff_ffff) as u32 + 1 | 1 << 31).to_be_bytes());
+                put(to, 0, &((((first / 512 + block) & 0x3fff_ffff) as u32 + 1) | 1 << 31).to_be_bytes());
                 let used = if chunk.len() == 496 { 512 } else { 12 + chunk.len() };
                 put(to, 4, &(used as u16).to_be_bytes());
                 put(to, 12, chunk);
