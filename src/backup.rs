@@ -197,7 +197,8 @@ pub fn run(request: Request, caller: &mut dyn Caller) -> Result<Report> {
 /// The calling thread's part. Also tells whether [`Caller::after_stop_capture`] is still owed.
 fn attend(control: &Control, caller: &mut dyn Caller) -> (Result<Report>, bool) {
     let mut owed = false;
-    let mut deadline: Option<Instant> = None;
+    // Before the first event, which may be the end already: every backup that was begun is told of.
+    let mut deadline = look(control, caller);
     loop {
         match control.next_event(Duration::from_millis(if deadline.is_some() { 20 } else { 100 })) {
             Event::Over(result) => return (result, owed),
@@ -224,14 +225,16 @@ fn attend(control: &Control, caller: &mut dyn Caller) -> (Result<Report>, bool) 
                 return (Err(control.cause()), owed);
             }
             Some(_) => {}
-            None => {
-                if let Err(error) = caller.poll(&PROGRESS.snapshot()) {
-                    control.stop(error);
-                    deadline = Some(Instant::now() + PATIENCE);
-                }
-            }
+            None => deadline = look(control, caller),
         }
     }
+}
+
+/// Lets the caller look at the progress. If it ends the backup: until when the engine is waited for.
+fn look(control: &Control, caller: &mut dyn Caller) -> Option<Instant> {
+    let error = caller.poll(&PROGRESS.snapshot()).err()?;
+    control.stop(error);
+    Some(Instant::now() + PATIENCE)
 }
 
 /// The engine's thread: never touches the destination itself, so it always gets to the end.
