@@ -10,18 +10,19 @@ use crate::engine;
 use crate::engine::control::{Answer, Control, Event, Question};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
+use crate::engine::folder::Folder;
 use crate::engine::hold::Watcher;
 use crate::engine::progress::{PROGRESS, Phase, Snapshot};
 use crate::engine::threads;
 use crate::engine::workers::Workers;
-use crate::tracker::{Tracker, tracker};
+use crate::tracker::{Tracker, trace, tracker};
 
 /// A directory to back up and the directory that becomes its image.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Real path (no symbolic link in it) of an existing directory.
     pub path: PathBuf,
-    /// Existing empty directory that receives the image.
+    /// The path of the directory that receives the image, for messages: [`Frame::begin`] opens it.
     pub image: PathBuf,
     /// What of it is backed up.
     pub members: Members,
@@ -46,6 +47,8 @@ pub enum Choice {
     Beginning(Vec<u8>),
     /// Those that end so.
     Ending(Vec<u8>),
+    /// Logs and what names them: those that begin so and end in a point and either a number, `index` or `info`.
+    Logs(Vec<u8>),
 }
 
 impl Members {
@@ -55,6 +58,7 @@ impl Members {
             Choice::Name(exact) => name == &**exact,
             Choice::Beginning(beginning) => name.starts_with(beginning),
             Choice::Ending(ending) => name.ends_with(ending),
+            Choice::Logs(beginning) => name.strip_prefix(&**beginning).is_some_and(is_log),
         };
         match self {
             Members::All => true,
@@ -72,6 +76,14 @@ impl Members {
     }
 }
 
+/// What follows the beginning of a log's name.
+fn is_log(rest: &[u8]) -> bool {
+    let end = rest.rsplit(|&byte| byte == b'.').next().filter(|end| end.len() < rest.len());
+    end.is_some_and(|end| {
+        matches!(end, b"index" | b"info") || end.len() >= 6 && end.iter().all(u8::is_ascii_digit)
+    })
+}
+
 /// What to do with symbolic links found in a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
@@ -84,8 +96,8 @@ pub enum Links {
 /// What is done in the destination before and after the images are made. Both run on a worker thread, since the
 /// destination may hang.
 pub trait Frame: Send + Sync + std::fmt::Debug {
-    /// Makes the image directories ready: they exist and are empty afterwards.
-    fn begin(&self) -> Result<()>;
+    /// The image directories, which are empty, in the order of the sources.
+    fn begin(&self) -> Result<Vec<Folder>>;
     /// The images are complete and durable: records that, durably.
     fn complete(&self, report: &Report) -> Result<()>;
     /// The backup was given up while [`Frame::complete`] hung: takes back what that recorded, if anything.
@@ -97,8 +109,8 @@ pub trait Frame: Send + Sync + std::fmt::Debug {
 pub struct Request {
     /// At least one; none inside another's image.
     pub sources: Vec<Source>,
-    /// What surrounds the images, if anything.
-    pub frame: Option<Arc<dyn Frame>>,
+    /// The images and what surrounds them.
+    pub frame: Arc<dyn Frame>,
     /// What is neither copied nor mirrored.
     pub exclude: Exclude,
     /// Links that lead out of the sources.
@@ -292,6 +304,8 @@ fn engine(
     let count = std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 4));
     let workers = workers.insert(Workers::start(count, tracker, control.clone(), roots)?);
     let watcher = Attached(capture);
+    // Dropped before capture is.
+    let _window = trace::Window::open();
     engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
 }
 

@@ -78,13 +78,13 @@ pub unsafe extern "C" fn tokubackup_create_backup(
     );
     // SAFETY: what the caller promised.
     let checked = panics::caught(|| unsafe { arguments::check(source_dirs, dest_dirs, dir_count) });
-    let outcome = checked.and_then(|checked| checked).and_then(|sources| {
+    let outcome = checked.and_then(|checked| checked).and_then(|(sources, images)| {
         callbacks.set_sources(&sources);
-        let images = Arc::new(arguments::Images::of(&sources));
+        let images = Arc::new(images);
         let exclude = if exclude_copy_fun.is_some() { Exclude::AskCaller } else { Exclude::Nothing };
         let request = Request {
             sources,
-            frame: Some(images.clone()),
+            frame: images.clone(),
             exclude,
             links: Links::Copy,
             leave_out: Vec::new(),

@@ -10,12 +10,20 @@ use object::elf::{DT_NEEDED, FileHeader64, SHT_DYNSYM};
 use object::read::StringTable;
 use object::read::elf::{Dyn, FileHeader, Sym};
 
-const SERVERS: [&str; 5] = ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-11.8"];
+const SERVERS: [&str; 6] =
+    ["mysql-5.6.24", "mysql-9.7", "mariadb-10.5", "mariadb-10.11", "mariadb-10.11-engines", "mariadb-11.8"];
 /// What the versions of the symbols of these libraries begin with.
 const LIBRARIES: [&str; 3] = ["GLIBC_", "LIBAIO_", "LIBURING_"];
 /// Not patched: the libraries that make the system calls, and the loader.
 const CALLEES: [&str; 8] =
     ["libc.so.6", "libc-2", "libpthread.so.0", "libpthread-2", "libdl-2", "librt-2", "ld-linux", "ld-2"];
+
+/// Folders of libraries that are loaded by name: plugins and components, what only they need, character sets.
+const FOLDERS: [&str; 3] = ["plugin", "private", "gconv"];
+/// Libraries that libc loads by itself.
+const BY_ITSELF: [&str; 2] = ["libnss_", "libgcc_s"];
+/// Where this machine has its libraries.
+const HOST: &str = "/lib/x86_64-linux-gnu";
 
 /// What an object asks of others.
 #[derive(Debug, Default)]
@@ -80,9 +88,14 @@ fn is_elf(path: &Path) -> bool {
 fn imports(server: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut all = BTreeMap::new();
     objects(server, &mut all);
+    // A server without a libc of its own runs on this machine's libraries.
+    if !all.contains_key("libc.so.6") || server.ends_with("mariadb-10.5") {
+        objects(Path::new(HOST), &mut all);
+    }
     let is_root = |name: &str, path: &Path| {
         matches!(name, "mysqld" | "mariadbd")
-            || path.parent().is_some_and(|folder| folder.ends_with("plugin") || folder.ends_with("private"))
+            || BY_ITSELF.iter().any(|start| name.starts_with(start))
+            || path.parent().is_some_and(|folder| FOLDERS.iter().any(|name| folder.ends_with(name)))
     };
     let mut waiting: Vec<PathBuf> = all
         .iter()
@@ -109,11 +122,29 @@ fn imports(server: &Path) -> BTreeMap<String, BTreeSet<String>> {
     imports
 }
 
-/// The words of the list, without reasons and comments.
+/// What a library defines for others.
+fn exports(path: &Path) -> object::Result<BTreeSet<String>> {
+    let content = fs::read(path).unwrap_or_default();
+    let data = &*content;
+    let header = FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let symbols = header.sections(endian, data)?.symbols(endian, data, SHT_DYNSYM)?;
+    let defined =
+        symbols.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0);
+    defined
+        .map(|symbol| Ok(String::from_utf8_lossy(symbols.symbol_name(endian, symbol)?).into_owned()))
+        .collect()
+}
+
 fn harmless() -> Vec<&'static str> {
+    words(include_str!("symbols/harmless.txt"))
+}
+
+/// The words of a list, without reasons and comments.
+fn words(list: &'static str) -> Vec<&'static str> {
     let mut words = Vec::new();
     let mut in_reason = false;
-    for line in include_str!("symbols/harmless.txt").lines().filter(|line| !line.starts_with('#')) {
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
         in_reason |= line.starts_with('[');
         if in_reason {
             in_reason = !line.ends_with(']');
@@ -161,6 +192,84 @@ fn every_import_of_the_servers_is_intercepted_or_harmless() {
         "neither in src/capture/table.rs nor in tests/symbols/harmless.txt:\n{}",
         failures.join("\n")
     );
+}
+
+/// What names of functions that change files have in them.
+const STEMS: [&str; 35] = [
+    "write",
+    "open",
+    "rename",
+    "link",
+    "mkdir",
+    "rmdir",
+    "mknod",
+    "mkfifo",
+    "trunc",
+    "fallocate",
+    "chmod",
+    "chown",
+    "utime",
+    "xattr",
+    "splice",
+    "sendfile",
+    "copy_file",
+    "temp",
+    "tmp",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "ioctl",
+    "syscall",
+    "remove",
+    "tee",
+    "aio_",
+    "lio_",
+    "mount",
+    "utx",
+    "wtmp",
+    "putpw",
+    "putsg",
+    "putsp",
+    "creat64",
+];
+
+/// Names with [`STEMS`] among these that nobody has decided on. Stars in the list of what is harmless count only for
+/// what libc has for itself: it is a list of what is imported today.
+fn undecided(names: &BTreeSet<String>) -> Vec<&str> {
+    let (intercepted, harmless) =
+        (tokudb_backup::capture::intercepted().collect::<BTreeSet<_>>(), harmless());
+    let exported = words(include_str!("symbols/exported.txt"));
+    let is_decided = |name: &str| {
+        intercepted.contains(name)
+            || exported.iter().any(|word| matches(word, name))
+            || harmless.iter().any(|word| *word == name || word.starts_with('_') && matches(word, name))
+    };
+    let sounds = |name: &&str| STEMS.iter().any(|stem| name.contains(stem));
+    names.iter().map(String::as_str).filter(sounds).filter(|name| !is_decided(name)).collect()
+}
+
+/// Every name in the servers' own versions of libc that sounds like a change of files has been decided on.
+#[test]
+fn every_call_of_the_libcs_that_may_change_files_is_intercepted_or_listed() {
+    let mut looked_at = 0;
+    for server in SERVERS {
+        let mut all = BTreeMap::new();
+        objects(&servers().join(server), &mut all);
+        objects(Path::new(HOST), &mut all);
+        for libc in all.get("libc.so.6").into_iter().flatten() {
+            let names = exports(libc).unwrap_or_else(|error| panic!("{}: {error}", libc.display()));
+            assert!(names.contains("pwrite64") && names.contains("renameat2"), "{}", libc.display());
+            assert_eq!(undecided(&names), Vec::<&str>::new(), "{}", libc.display());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > SERVERS.len(), "that of this machine and those of the servers");
+}
+
+#[test]
+fn a_call_of_a_newer_libc_is_noticed() {
+    let names = ["renameat3", "memcpy", "pwritev3", "openat2", "pthread_writev"].map(str::to_owned);
+    assert_eq!(undecided(&BTreeSet::from(names)), ["pthread_writev", "pwritev3", "renameat3"]);
 }
 
 #[test]
@@ -217,6 +326,7 @@ fn the_calls_that_change_files_are_all_intercepted() {
         "__open64_2",
         "__openat_2",
         "__openat64_2",
+        "openat2",
         "rename",
         "renameat",
         "renameat2",

@@ -1,19 +1,21 @@
-//! What a caller may ask for: everything is checked here before anything is touched.
+//! What a caller may ask for: everything is checked here before anything is touched. Each path is walked once; what
+//! was opened is what is checked and written to.
 //!
 //! Whether the destinations are empty is looked at by the backup itself once it is the only one: beside another one
 //! to the same place, EBUSY is the better answer.
 
 use std::ffi::{CStr, OsStr, c_char, c_int};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::backup::{Frame, Members, Report, Source};
+use crate::engine::destination::place::{Id, Place};
 use crate::engine::error::{Error, Result, describe};
+use crate::engine::folder::Folder;
 
-/// The sources and their images, resolved and checked.
+/// The sources and their images, resolved and checked, and the images opened.
 ///
 /// # Safety
 /// Each array is NULL or holds `count` pointers that are NULL or C strings.
@@ -21,7 +23,7 @@ pub unsafe fn check(
     sources: *const *const c_char,
     images: *const *const c_char,
     count: c_int,
-) -> Result<Vec<Source>> {
+) -> Result<(Vec<Source>, Images)> {
     let count = usize::try_from(count).unwrap_or(0);
     if count == 0 {
         return Err(Error::invalid("dir_count must be 1 or more: there is no directory to back up"));
@@ -30,13 +32,8 @@ pub unsafe fn check(
     let sources = unsafe { directories(sources, count, "source", "source_dirs") }?;
     // SAFETY: as above.
     let images = unsafe { directories(images, count, "destination", "dest_dirs") }?;
-    for source in &sources {
-        if !source.is_directory {
-            return Err(not_a_directory(libc::ENOTDIR, "source", source));
-        }
-    }
     for (source, image) in sources.iter().flat_map(|source| images.iter().map(move |image| (source, image))) {
-        if source.same(image) {
+        if source.id == image.id {
             return Err(Error::invalid(format!(
                 "Source and destination directories are the same. Both are {}: give a destination outside",
                 source.path.display()
@@ -47,30 +44,25 @@ pub unsafe fn check(
     }
     pairwise("source", &sources)?;
     pairwise("destination", &images)?;
-    for image in &images {
-        if !image.is_directory {
-            return Err(not_a_directory(libc::EINVAL, "destination", image));
-        }
-    }
-    let pairs = sources.into_iter().zip(images);
-    Ok(pairs
-        .map(|(source, image)| Source { path: source.path, image: image.path, members: Members::All })
-        .collect())
+    let pairs = sources.into_iter().zip(&images);
+    let sources = pairs
+        .map(|(source, image)| Source { path: source.path, image: image.path.clone(), members: Members::All })
+        .collect();
+    let places = images.iter().map(|image| (image.id, image.path.clone())).collect();
+    let folders = images.into_iter().map(|image| Folder::new(image.fd, image.path)).collect();
+    Ok((sources, Images { places, folders: Mutex::new(folders), refused: AtomicBool::new(false) }))
 }
 
 /// The destinations of a backup that is about to begin.
 #[derive(Debug)]
 pub struct Images {
-    directories: Vec<PathBuf>,
+    places: Vec<(Id, PathBuf)>,
+    /// Until the backup begins; from then on it holds them.
+    folders: Mutex<Vec<Folder>>,
     refused: AtomicBool,
 }
 
 impl Images {
-    pub fn of(sources: &[Source]) -> Self {
-        let directories = sources.iter().map(|source| source.image.clone()).collect();
-        Images { directories, refused: AtomicBool::new(false) }
-    }
-
     /// Whether they were not fit to be written to: then nothing has begun.
     pub fn were_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
@@ -78,36 +70,23 @@ impl Images {
 }
 
 impl Frame for Images {
-    fn begin(&self) -> Result<()> {
-        let result = self.directories.iter().try_for_each(|image| empty(image));
+    fn begin(&self) -> Result<Vec<Folder>> {
+        let folders = std::mem::take(&mut *self.folders.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = folders.iter().try_for_each(empty).map(|()| folders);
         self.refused.store(result.is_err(), Ordering::SeqCst);
         result
     }
 
+    /// A backup that is not where it was asked for is no success.
     fn complete(&self, _: &Report) -> Result<()> {
+        for (id, image) in &self.places {
+            if !id.is_found_by(image)? {
+                let path = image.display();
+                let text = format!("Backup directory {path} was removed or replaced while the backup ran");
+                return Err(Error::new(libc::ENOENT, text));
+            }
+        }
         Ok(())
-    }
-}
-
-/// A resolved argument.
-struct Directory {
-    given: PathBuf,
-    path: PathBuf,
-    identity: (u64, u64),
-    is_directory: bool,
-}
-
-impl Directory {
-    fn same(&self, other: &Directory) -> bool {
-        self.identity == other.identity
-    }
-
-    /// Whether it lies below `outer`, also by way of a bind mount.
-    fn is_below(&self, outer: &Directory) -> bool {
-        self.path.ancestors().skip(1).any(|above| {
-            above == outer.path
-                || fs::metadata(above).is_ok_and(|found| (found.dev(), found.ino()) == outer.identity)
-        })
     }
 }
 
@@ -118,7 +97,7 @@ unsafe fn directories(
     count: usize,
     which: &str,
     name: &str,
-) -> Result<Vec<Directory>> {
+) -> Result<Vec<Place>> {
     if array.is_null() {
         return Err(Error::invalid(format!(
             "{name} is NULL: give an array of dir_count {which} directories"
@@ -139,33 +118,24 @@ unsafe fn directories(
         .collect()
 }
 
-fn resolve(which: &str, given: &Path) -> Result<Directory> {
-    let resolved = fs::canonicalize(given).and_then(|path| fs::metadata(&path).map(|found| (path, found)));
-    match resolved {
-        Ok((path, found)) => Ok(Directory {
-            given: given.to_owned(),
-            path,
-            identity: (found.dev(), found.ino()),
-            is_directory: found.is_dir(),
-        }),
-        Err(cause) => {
-            let errno = cause.raw_os_error().unwrap_or(libc::EIO);
-            let message = format!(
+fn resolve(which: &str, given: &Path) -> Result<Place> {
+    Place::open(given).map_err(|cause| {
+        let message = if cause.errno == libc::ENOTDIR {
+            format!("Backup {which} {} is not a directory", given.display())
+        } else {
+            format!(
                 "Could not resolve {which} directory path. {:?}: {}; the directory must exist before the backup",
                 given.display(),
-                describe(errno)
-            );
-            Err(Error::new(errno, message))
-        }
-    }
+                describe(cause.errno)
+            )
+        };
+        let errno = if (cause.errno, which) == (libc::ENOTDIR, "destination") { libc::EINVAL } else { cause.errno };
+        Error::new(errno, message)
+    })
 }
 
-fn not_a_directory(errno: i32, which: &str, found: &Directory) -> Error {
-    Error::new(errno, format!("Backup {which} {} is not a directory", found.given.display()))
-}
-
-fn apart(what: &str, inner: &Directory, container: &str, outer: &Directory) -> Result<()> {
-    if !inner.is_below(outer) {
+fn apart(what: &str, inner: &Place, container: &str, outer: &Place) -> Result<()> {
+    if !inner.is_inside(outer) {
         return Ok(());
     }
     Err(Error::invalid(format!(
@@ -177,10 +147,10 @@ fn apart(what: &str, inner: &Directory, container: &str, outer: &Directory) -> R
 
 /// No directory may be given twice or lie inside another of its kind: its files would be backed up twice, and two
 /// images would share them.
-fn pairwise(which: &str, all: &[Directory]) -> Result<()> {
+fn pairwise(which: &str, all: &[Place]) -> Result<()> {
     for (index, one) in all.iter().enumerate() {
         for other in all.iter().skip(index + 1) {
-            if one.same(other) {
+            if one.id == other.id {
                 return Err(Error::invalid(format!(
                     "The {which} directory {} is given twice",
                     one.path.display()
@@ -193,16 +163,13 @@ fn pairwise(which: &str, all: &[Directory]) -> Result<()> {
     Ok(())
 }
 
-fn empty(image: &Path) -> Result<()> {
-    let mut names =
-        fs::read_dir(image).map_err(|cause| Error::io("read the destination directory", image, &cause))?;
-    match names.next() {
+fn empty(image: &Folder) -> Result<()> {
+    match image.names()?.first() {
         None => Ok(()),
-        Some(Err(cause)) => Err(Error::io("read the destination directory", image, &cause)),
-        Some(Ok(name)) => Err(Error::invalid(format!(
+        Some(name) => Err(Error::invalid(format!(
             "Backup directory {} is not empty: it holds {:?}; empty it or give another one",
-            image.display(),
-            name.file_name()
+            image.path().display(),
+            name.to_string_lossy()
         ))),
     }
 }

@@ -96,11 +96,13 @@ impl Callbacks {
 
 impl Caller for Callbacks {
     fn poll(&mut self, snapshot: &Snapshot) -> Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
             // Preparing may be over before anybody looks; programs begin at 0 with this all the same.
             self.tell(&Snapshot { phase: Phase::Preparing, ..Snapshot::default() });
         }
-        if snapshot.phase != Phase::Preparing {
+        // Also while it is being prepared, which may hang: it must be possible to end it.
+        if !first || snapshot.phase != Phase::Preparing {
             self.tell(snapshot);
         }
         match self.aborted {

@@ -209,6 +209,8 @@ impl Drop for Capture {
             let _storing = STORING.lock();
             ATTACHED.store(false, Ordering::SeqCst);
         }
+        // Calls that this backup has seen begin may come back when the next one knows no stream yet.
+        uring::set_settled(false);
         elf::forget_dropped();
         // All objects anew: an object that was unloaded took its slots along (P16).
         let Ok(objects) = Objects::hold() else { return };

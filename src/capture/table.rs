@@ -222,6 +222,14 @@ hooks! {
     [__openat_2 __openat64_2] (directory: c_int, path: *const c_char, flags: c_int) -> c_int {
         |call, real| { names::open(call, directory, path, flags, || real(directory, path, flags)) }
     }
+    [openat2] (directory: c_int, path: *const c_char, how: *const c_void, size: usize) -> c_int {
+        |call, real| {
+            let arguments = [directory as usize, path.expose_provenance(), how.expose_provenance(), size, 0, 0];
+            syscall::run(call, libc::SYS_openat2, arguments.map(|argument| argument as c_long), |_| {
+                real(directory, path, how, size).into()
+            }) as c_int
+        }
+    }
     [creat creat64] (path: *const c_char, mode: mode_t) -> c_int {
         |call, real| {
             names::open(call, AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, || real(path, mode))

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::asynchronous::{target, vector_bytes};
 use super::hook::{self, keep_errno};
@@ -90,16 +90,24 @@ const REQUEST_FIXED_FILE: u8 = 1;
 const REQUEST_SKIPS_EVENT: u8 = 1 << 6;
 const EVENT_MORE: u32 = 1 << 1;
 
-/// The grace is over: from here on no request may be in flight that was not seen being submitted.
-static SETTLED: AtomicBool = AtomicBool::new(false);
+/// Not 0 once the grace is over: from here on no request may be in flight that was not seen being submitted. Another
+/// number in each backup: a call may begin in one and come back in the next.
+static SETTLED: AtomicU32 = AtomicU32::new(0);
 
 /// Tells whether requests from before capture are still to be expected.
 pub fn set_settled(settled: bool) {
-    SETTLED.store(settled, Ordering::SeqCst);
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = if settled { LAST.fetch_add(1, Ordering::SeqCst).wrapping_add(1).max(1) } else { 0 };
+    SETTLED.store(number, Ordering::SeqCst);
 }
 
 /// Whether none is to be expected any more.
 pub fn is_settled() -> bool {
+    settled() != 0
+}
+
+/// The backup in which none is to be expected any more; 0: there is none.
+pub fn settled() -> u32 {
     SETTLED.load(Ordering::SeqCst)
 }
 

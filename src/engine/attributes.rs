@@ -5,7 +5,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
@@ -48,11 +50,25 @@ pub fn apply(image: BorrowedFd<'_>, stat: &Stat, path: &Path) -> Result<()> {
 
 /// The same for a symbolic link, which has no mode of its own.
 pub fn apply_to_link(directory: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &Path) -> Result<()> {
-    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
-    tolerate(rustix::fs::chownat(directory, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW))
-        .map_err(|errno| failed("set the owner of", path, errno))?;
-    tolerate(rustix::fs::utimensat(directory, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW))
-        .map_err(|errno| failed("set the times of", path, errno))
+    // The link itself, and only if it is one: a file in its place would be given away.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let link = rustix::fs::openat(directory, name, flags, Mode::empty())
+        .map_err(|errno| failed("open the link", path, errno))?;
+    let now = rustix::fs::fstat(&link).map_err(|errno| failed("look at", path, errno))?;
+    if FileType::from_raw_mode(now.st_mode) != FileType::Symlink {
+        return Err(failed("set the owner of the link", path, Errno::EXIST));
+    }
+    if (now.st_uid, now.st_gid) != (stat.st_uid, stat.st_gid) {
+        let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+        tolerate(rustix::fs::chownat(&link, c"", owner.0, owner.1, AtFlags::EMPTY_PATH))
+            .map_err(|errno| failed("set the owner of", path, errno))?;
+    }
+    // Kernels before 5.8 take no AT_EMPTY_PATH here.
+    let set = match rustix::fs::utimensat(&link, c"", &times(stat), AtFlags::EMPTY_PATH) {
+        Err(Errno::INVAL) => rustix::fs::utimensat(directory, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW),
+        set => set,
+    };
+    tolerate(set).map_err(|errno| failed("set the times of", path, errno))
 }
 
 /// Reads the extended attributes of a source file or directory.

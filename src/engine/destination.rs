@@ -1,16 +1,15 @@
 //! The directory that a backup is written into: checked, made, marked incomplete first and complete last.
 //!
-//! Its path is walked once, when it is opened; from then on everything goes by directory descriptor. At the end
-//! the path must still lead to the same directory: a backup that nobody can find is no success.
+//! Its path is walked once, when it is opened, and what was opened is what is checked; from then on everything goes
+//! by directory descriptor ([`Folder`]). At the end the path must still lead to the same directory: a backup that
+//! nobody can find is no success.
 
-mod place;
+pub mod place;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::{CStr, CString, OsStr};
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
+use super::folder::{Folder, retry};
 use super::manifest::Manifest;
+use super::store::STORE_NAME;
 use place::{Id, Place};
 
 /// The file that says that a backup is not complete.
@@ -39,11 +40,10 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 /// A destination that was checked and holds nothing but the mark of an incomplete backup and image directories.
 #[derive(Debug)]
 pub struct Destination {
-    path: PathBuf,
-    directory: OwnedFd,
+    folder: Folder,
     id: Id,
     /// The parent and the name in it, when the directory was made by us.
-    made: Option<(OwnedFd, CString)>,
+    made: Option<(Folder, CString)>,
     images: Vec<(CString, Id)>,
 }
 
@@ -61,28 +61,49 @@ impl Destination {
             Some(name) => place.path.join(OsStr::from_bytes(name.to_bytes())),
             None => place.path.clone(),
         };
-        if let Some(prefix) = allowed_prefix {
-            check_prefix(&real, prefix)?;
-        }
-        for source in sources {
-            check_source(&real, &place, name.is_some(), source)?;
-        }
-        let destination = match name {
-            Some(name) => make(place, name, real)?,
-            None => {
-                Destination { path: real, directory: place.fd, id: place.id, made: None, images: Vec::new() }
-            }
+        let allowed = |place: &Place, new: bool| {
+            allowed_prefix.map_or(Ok(()), |prefix| check_prefix(&real, place, prefix))?;
+            sources.iter().try_for_each(|source| check_source(&real, place, new, source))
         };
-        if let Err(error) = destination.check_empty().and_then(|()| destination.mark_incomplete()) {
+        allowed(&place, name.is_some())?;
+        let destination = match name {
+            Some(name) => make(place, name)?,
+            None => Destination {
+                id: place.id,
+                folder: Folder::new(place.fd, place.path),
+                made: None,
+                images: Vec::new(),
+            },
+        };
+        let ready = match &destination.made {
+            // What was opened is what counts, should it not be what was made.
+            Some(_) => destination.place().and_then(|place| allowed(&place, false)),
+            None => Ok(()),
+        };
+        let marked = ready.and_then(|()| destination.check_empty()).and_then(|()| {
+            destination.mark_incomplete().inspect_err(|_| {
+                let _ = destination.folder.remove_file(INCOMPLETE);
+            })
+        });
+        if let Err(error) = marked {
             destination.remove_if_made();
             return Err(error);
         }
         Ok(destination)
     }
 
-    /// Its real path.
+    fn place(&self) -> Result<Place> {
+        Place::of(self.folder.again()?.into(), self.folder.path())
+    }
+
+    /// Its real path, for messages.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
+    }
+
+    /// The directory.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// Device and inode: a source directory that is the same must not be copied into itself.
@@ -90,46 +111,49 @@ impl Destination {
         (self.id.device, self.id.inode)
     }
 
-    /// Makes an empty directory (mode 0750) for the image of a source and returns its path.
-    pub fn make_image(&mut self, name: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        let c_name = CString::new(name)
-            .map_err(|_| Error::invalid(format!("an image cannot be named {}", path.display())))?;
-        let id = make_directory(self.directory.as_fd(), &c_name, &path)?.1;
-        self.images.push((c_name, id));
-        Ok(path)
+    /// Makes an empty directory (mode 0750) for the image of a source.
+    pub fn make_image(&mut self, name: &str) -> Result<Folder> {
+        let name = self.name(name)?;
+        let image = self.folder.make_folder(&name, DIRECTORY_MODE)?;
+        let id = Id::of_folder(&image)?;
+        self.images.push((name, id));
+        Ok(image)
     }
 
     /// Removes an image from which everything was moved into another one.
     pub fn remove_image(&mut self, name: &str) -> Result<()> {
-        let path = self.path.join(name);
-        let c_name = CString::new(name).unwrap_or_default();
-        rustix::fs::unlinkat(&self.directory, &c_name, AtFlags::REMOVEDIR)
-            .map_err(|errno| failed("remove", &path, errno))?;
-        self.images.retain(|(image, _)| *image != c_name);
+        let name = self.name(name)?;
+        self.folder.remove_folder(&name)?;
+        self.images.retain(|(image, _)| *image != name);
         Ok(())
     }
 
-    /// Writes a file beside the images, durably.
+    /// Writes a file beside the images (mode 0640), durably.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let c_name = CString::new(name)
-            .map_err(|_| Error::invalid(format!("a file cannot be named {}", path.display())))?;
-        let mut file = self.create(&c_name, &path)?;
+        let name = self.name(name)?;
+        let mut file = self.folder.create(&name, FILE_MODE)?;
         file.write_all(content)
             .and_then(|()| file.sync_all())
-            .map_err(|error| Error::io("write", &path, &error))
+            .map_err(|error| Error::io("write", &self.folder.path_of(&name), &error))
+    }
+
+    fn name(&self, name: &str) -> Result<CString> {
+        CString::new(name).map_err(|_| {
+            let path = self.path().join(name);
+            Error::invalid(format!("nothing in the destination can be named {}", path.display()))
+        })
     }
 
     /// Takes back everything that was made, while nothing has been copied yet: for a backup that is refused. What
     /// is not empty stays, and stays marked incomplete.
     pub fn discard(self) {
-        let removed = self
-            .images
-            .iter()
-            .all(|(name, _)| rustix::fs::unlinkat(&self.directory, name, AtFlags::REMOVEDIR).is_ok());
+        for (name, _) in &self.images {
+            let image = self.folder.folder(Path::new(OsStr::from_bytes(name.to_bytes())));
+            let _ = image.and_then(|image| image.remove_folder(STORE_NAME));
+        }
+        let removed = self.images.iter().all(|(name, _)| self.folder.remove_folder(name).is_ok());
         if removed {
-            let _ = rustix::fs::unlinkat(&self.directory, INCOMPLETE, AtFlags::empty());
+            let _ = self.folder.remove_file(INCOMPLETE);
             self.remove_if_made();
         }
     }
@@ -138,37 +162,29 @@ impl Destination {
     /// backup is incomplete.
     pub fn finish(&self, manifest: &Manifest) -> Result<()> {
         self.verify()?;
-        if let Err(error) = self.write_manifest(manifest) {
-            let _ = rustix::fs::unlinkat(&self.directory, UNFINISHED_MANIFEST, AtFlags::empty());
-            return Err(error);
-        }
-        self.verify()?;
-        let unmarked = match rustix::fs::unlinkat(&self.directory, INCOMPLETE, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => self.sync(),
-            Err(errno) => Err(failed("remove", &self.file_path(INCOMPLETE), errno)),
+        let finish = || {
+            self.write_manifest(manifest)?;
+            self.verify()?;
+            self.folder.remove_file(INCOMPLETE)?;
+            self.folder.sync()?;
+            self.verify()
         };
         // A failed backup is marked whatever happens; if even that fails, the error is the first one.
-        unmarked.and_then(|()| self.verify()).inspect_err(|_| {
-            let _ = self.mark_incomplete();
-        })
+        finish().inspect_err(|_| self.revoke())
     }
 
     /// After [`Destination::finish`], when the backup has been reported as failed meanwhile: marks it again.
     pub fn revoke(&self) {
         // Already marked, or beyond help: the report was of a failure in any case.
         let _ = self.mark_incomplete();
-        let _ = rustix::fs::unlinkat(&self.directory, MANIFEST, AtFlags::empty());
-    }
-
-    fn file_path(&self, name: &CStr) -> PathBuf {
-        self.path.join(OsStr::from_bytes(name.to_bytes()))
+        let _ = self.folder.remove_file(MANIFEST);
+        let _ = self.folder.remove_file(UNFINISHED_MANIFEST);
     }
 
     fn check_empty(&self) -> Result<()> {
-        let path = self.path.display();
+        let path = self.path().display();
         let refuse = |what: String| Error::new(libc::ENOTEMPTY, format!("the destination {path} {what}"));
-        let holds =
-            |name: &CStr| rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let holds = |name: &CStr| self.folder.stat(name).is_ok_and(|stat| stat.is_some());
         if holds(INCOMPLETE) {
             return Err(refuse(
                 "holds an incomplete backup: remove it, or choose another directory".to_owned(),
@@ -177,100 +193,65 @@ impl Destination {
         if holds(MANIFEST) {
             return Err(refuse("holds a backup already: choose another directory".to_owned()));
         }
-        let cannot = |errno| failed("list the destination", &self.path, errno);
-        for entry in rustix::fs::Dir::read_from(&self.directory).map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name().to_owned();
-            if name.as_c_str() != c"." && name.as_c_str() != c".." {
+        match self.folder.names()?.first() {
+            None => Ok(()),
+            Some(name) => {
                 let name = name.to_string_lossy();
-                return Err(refuse(format!(
-                    "is not empty, it holds '{name}': choose an empty or a new directory"
-                )));
+                Err(refuse(format!("is not empty, it holds '{name}': choose an empty or a new directory")))
             }
         }
-        Ok(())
     }
 
+    /// On failure the mark may be there, without its text or not durable: it marks all the same.
     fn mark_incomplete(&self) -> Result<()> {
-        let path = self.file_path(INCOMPLETE);
-        let mut file = self.create(INCOMPLETE, &path)?;
-        let written = file
-            .write_all(INCOMPLETE_TEXT.as_bytes())
+        let mut file = self.folder.create(INCOMPLETE, FILE_MODE)?;
+        file.write_all(INCOMPLETE_TEXT.as_bytes())
             .and_then(|()| file.sync_all())
-            .map_err(|error| Error::io("write", &path, &error))
-            .and_then(|()| self.sync());
-        if written.is_err() {
-            let _ = rustix::fs::unlinkat(&self.directory, INCOMPLETE, AtFlags::empty());
-        }
-        written
+            .map_err(|error| Error::io("write", &self.folder.path_of(INCOMPLETE), &error))?;
+        self.folder.sync()
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
-        let path = self.file_path(MANIFEST);
-        let file = self.create(UNFINISHED_MANIFEST, &path)?;
+        let path = self.folder.path_of(MANIFEST);
+        let file = self.folder.create(UNFINISHED_MANIFEST, FILE_MODE)?;
         manifest
             .write(&file)
             .and_then(|()| file.sync_all())
             .map_err(|error| Error::io("write", &path, &error))?;
-        rustix::fs::renameat(&self.directory, UNFINISHED_MANIFEST, &self.directory, MANIFEST)
+        rustix::fs::renameat(&self.folder, UNFINISHED_MANIFEST, &self.folder, MANIFEST)
             .map_err(|errno| failed("write", &path, errno))?;
-        self.sync()
+        self.folder.sync()
     }
 
-    /// A new file (mode 0640, whatever the umask).
-    fn create(&self, name: &CStr, path: &Path) -> Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = retry(|| rustix::fs::openat(&self.directory, name, flags, FILE_MODE))
-            .map_err(|errno| failed("make", path, errno))?;
-        rustix::fs::fchmod(&file, FILE_MODE).map_err(|errno| failed("set the mode of", path, errno))?;
-        Ok(File::from(file))
-    }
-
-    /// The names in the directory are durable.
-    fn sync(&self) -> Result<()> {
-        sync_directory(self.directory.as_fd(), &self.path)
-    }
-
-    /// The path still leads to the directory, and the directory to its images.
+    /// The path still leads to the directory, and the directory to its images. (This is only looked at.)
     pub fn verify(&self) -> Result<()> {
         let moved = |path: &Path| {
             let text = format!("{} was removed or replaced while the backup ran", path.display());
             Error::new(libc::ENOENT, text)
         };
-        match rustix::fs::stat(&self.path) {
-            Ok(stat) if Id::of(&stat) == self.id => {}
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(moved(&self.path)),
-            Err(errno) => return Err(failed("look at", &self.path, errno)),
+        if !self.id.is_found_by(self.path())? {
+            return Err(moved(self.path()));
         }
         for (name, id) in &self.images {
-            let path = self.file_path(name);
-            match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if Id::of(&stat) == *id => {}
-                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(moved(&path)),
-                Err(errno) => return Err(failed("look at", &path, errno)),
+            if self.folder.stat(name)?.is_none_or(|stat| Id::of(&stat) != *id) {
+                return Err(moved(&self.folder.path_of(name)));
             }
         }
         Ok(())
     }
 
+    /// Removes the directory if we made it, unless another has its name now.
     fn remove_if_made(&self) {
-        if let Some((parent, name)) = &self.made {
-            remove_made(parent, name, self.id);
+        if let Some((parent, name)) = &self.made
+            && parent.stat(name).is_ok_and(|stat| stat.is_some_and(|stat| Id::of(&stat) == self.id))
+        {
+            let _ = parent.remove_folder(name);
         }
     }
 }
 
 fn failed(operation: &str, path: &Path, errno: Errno) -> Error {
     Error::io(operation, path, &errno.into())
-}
-
-/// Until it is not interrupted by a signal.
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
 }
 
 /// What can be said of a destination by its text alone: a full path in UTF-8, not too long.
@@ -291,40 +272,48 @@ pub fn check_text(path: &[u8]) -> Result<&Path> {
     Ok(Path::new(OsStr::from_bytes(path)))
 }
 
-/// The destination, or its parent and its name when it does not exist.
+/// The destination, or its parent and its name when it does not exist. Each component is looked up once.
 fn find(path: &Path) -> Result<(Place, Option<CString>)> {
-    let error = match Place::open(path) {
-        Ok(place) => return Ok((place, None)),
-        Err(error) if error.errno != libc::ENOENT => return Err(error),
-        Err(error) => error,
-    };
+    let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Split by hand: `Path` would take `..` and `.` out of what the kernel is to walk.
     let bytes = path.as_os_str().as_bytes();
     let trimmed = bytes.iter().rposition(|byte| *byte != b'/').and_then(|last| bytes.get(..=last));
     let slash = trimmed.and_then(|path| path.iter().rposition(|byte| *byte == b'/'));
-    let (Some(path_bytes), Some(slash)) = (trimmed, slash) else { return Err(error) };
-    let (parent, name) = path_bytes.split_at(slash + 1);
-    let Ok(name) = CString::new(name) else { return Err(error) };
-    let parent = Path::new(OsStr::from_bytes(parent));
-    let place = Place::open(parent).map_err(|error| match error.errno {
-        libc::ENOENT => Error::new(
+    let split = trimmed.zip(slash).map(|(path, slash)| path.split_at(slash + 1));
+    let Some((parent, Ok(name))) = split.map(|(parent, name)| (parent, CString::new(name))) else {
+        return Ok((Place::open(Path::new("/"))?, None));
+    };
+    let parent_path = Path::new(OsStr::from_bytes(parent));
+    let parent = retry(|| rustix::fs::open(parent_path, OFlags::PATH | directory, Mode::empty()));
+    let parent = parent.map_err(|errno| match errno {
+        Errno::NOENT => Error::new(
             libc::ENOENT,
             format!("cannot make {}: its parent directory does not exist", path.display()),
         ),
-        _ => error,
+        errno => failed("open the directory", path, errno),
     })?;
-    // Its last component is there after all: a symbolic link that leads nowhere.
-    if rustix::fs::statat(&place.fd, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        let text = format!("the destination {} leads to a directory that does not exist", path.display());
-        return Err(Error::new(libc::ENOENT, text));
+    // A link is followed, as the user may have written one.
+    match retry(|| rustix::fs::openat(&parent, &name, OFlags::RDONLY | directory, Mode::empty())) {
+        Ok(fd) => Ok((Place::of(fd, path)?, None)),
+        Err(Errno::NOENT) => {
+            // Its last component is there after all: a symbolic link that leads nowhere.
+            if rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                let text =
+                    format!("the destination {} leads to a directory that does not exist", path.display());
+                return Err(Error::new(libc::ENOENT, text));
+            }
+            Ok((Place::of(parent, parent_path)?, Some(name)))
+        }
+        Err(errno) => Err(failed("open the directory", path, errno)),
     }
-    Ok((place, Some(name)))
 }
 
-fn check_prefix(real: &Path, prefix: &Path) -> Result<()> {
-    let real_prefix =
-        std::fs::canonicalize(prefix).map_err(|error| Error::io("use the allowed prefix", prefix, &error))?;
-    if !prefix.is_absolute() || !real.starts_with(&real_prefix) {
+/// `place` is the destination, or its parent.
+fn check_prefix(real: &Path, place: &Place, prefix: &Path) -> Result<()> {
+    let allowed = rustix::fs::stat(prefix)
+        .map_err(|errno| failed("use the allowed prefix", prefix, errno))
+        .map(|stat| Id::of(&stat))?;
+    if !prefix.is_absolute() || !place.is_below(allowed) {
         let text = format!(
             "the destination {} is not below the allowed prefix {}",
             real.display(),
@@ -349,43 +338,20 @@ fn check_source(real: &Path, place: &Place, new: bool, source: &Path) -> Result<
     Ok(())
 }
 
-fn make(parent: Place, name: CString, path: PathBuf) -> Result<Destination> {
-    let (directory, id) = make_directory(parent.fd.as_fd(), &name, &path)?;
-    if let Err(error) = sync_directory(parent.fd.as_fd(), &parent.path) {
-        remove_made(&parent.fd, &name, id);
+fn make(parent: Place, name: CString) -> Result<Destination> {
+    // To be read, for fsync: the one that was checked, no path.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let readable = retry(|| rustix::fs::openat(&parent.fd, c".", flags, Mode::empty()))
+        .map_err(|errno| failed("open the directory", &parent.path, errno))?;
+    let parent = Folder::new(readable, parent.path);
+    let folder = parent.make_folder(&name, DIRECTORY_MODE)?;
+    let id = Id::of_folder(&folder)?;
+    let destination = Destination { folder, id, made: Some((parent, name)), images: Vec::new() };
+    if let Some((parent, _)) = &destination.made
+        && let Err(error) = parent.sync()
+    {
+        destination.remove_if_made();
         return Err(error);
     }
-    Ok(Destination { path, directory, id, made: Some((parent.fd, name)), images: Vec::new() })
-}
-
-/// A new directory (mode 0750, whatever the umask takes from others), opened.
-fn make_directory(parent: impl AsFd, name: &CStr, path: &Path) -> Result<(OwnedFd, Id)> {
-    retry(|| rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE))
-        .map_err(|errno| failed("make the directory", path, errno))?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = retry(|| rustix::fs::openat(&parent, name, flags, Mode::empty())).and_then(|directory| {
-        rustix::fs::fchmod(&directory, DIRECTORY_MODE)?;
-        let id = Id::of(&rustix::fs::fstat(&directory)?);
-        Ok((directory, id))
-    });
-    opened.map_err(|errno| {
-        let _ = rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR);
-        failed("open the directory", path, errno)
-    })
-}
-
-/// Removes a directory that we made, unless another has its name now.
-fn remove_made(parent: &OwnedFd, name: &CStr, id: Id) {
-    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-    if stat.is_ok_and(|stat| Id::of(&stat) == id) {
-        let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
-    }
-}
-
-/// fsync of a directory; EINVAL: the file system has no such thing (fsync(2)).
-fn sync_directory(directory: impl AsFd, path: &Path) -> Result<()> {
-    match retry(|| rustix::fs::fsync(&directory)) {
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(errno) => Err(failed("sync", path, errno)),
-    }
+    Ok(destination)
 }

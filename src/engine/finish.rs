@@ -113,7 +113,7 @@ fn write_held(
 ) -> Result<()> {
     shared.control.check()?;
     let store = shared.store(file.root)?;
-    let image = store.open(file.id)?;
+    let image = store.open(file)?;
     let mut writer = Writer::new(image.as_fd(), &store.path);
     let size = held.stat.st_size as u64;
     writer.cut(size)?;
@@ -127,7 +127,8 @@ fn write_held(
     if held.is_bare {
         attributes::write_xattrs(image.as_fd(), &attributes::Xattrs::new(), &store.path)?;
     }
-    attributes::apply(image.as_fd(), &held.stat, &store.path)
+    attributes::apply(image.as_fd(), &held.stat, &store.path)?;
+    store.close(image)
 }
 
 /// The test mode: completes the image while the gate is closed and compares it with the source.

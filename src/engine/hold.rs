@@ -466,7 +466,7 @@ impl Hold<'_> {
             match source::open_file(root.fd.as_fd(), below) {
                 Ok(fd) => {
                     let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-                    if source::key_of(&stat) == file.key {
+                    if source::key_of(&stat) == file.key && source::type_of(&stat) == Type::File {
                         return Ok(Some((fd, stat)));
                     }
                 }

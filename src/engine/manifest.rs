@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use name::Name;
+pub use name::{Name, encode};
 pub use time::{Mtime, Time};
 
 /// The version of this format that is written; readers refuse later ones.
@@ -92,6 +92,9 @@ pub struct Source {
 pub struct Binlog {
     /// The newest file's name.
     pub file: String,
+    /// The same in hexadecimal digits, when it is not UTF-8 and `file` is only like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_hex: Option<String>,
     /// Its size, bytes.
     pub size: u64,
     /// Where the last complete transaction ends, bytes: a server over the image has what stands before it.

@@ -1,7 +1,8 @@
 //! The backup itself: passes, gate, copier, names. Knows nothing of MySQL.
 //!
 //! [`run`] is the course of it; [`reconcile`] keeps [`tree`] up to date, [`workers`] [`visit`] files and write
-//! [`store`], [`hold`] is the gate, [`finish`] and [`place`] come after T. Only workers touch the destination.
+//! [`store`], [`hold`] is the gate, [`finish`] and [`place`] come after T. Only workers touch the destination, and
+//! only by [`folder`].
 
 mod attempts;
 pub mod attributes;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod exclude;
 pub mod faults;
 pub mod finish;
+pub mod folder;
 pub mod hold;
 pub mod identity;
 pub mod listing;

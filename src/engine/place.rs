@@ -2,15 +2,17 @@
 //! others, then the directories get their attributes, from the leaves up.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::attributes;
 use super::error::{Error, Result};
+use super::folder::Folder;
 use super::store::{Store, Writer, read_full, store_name};
 use super::tree::{Leads, Tree};
 use super::workers::Shared;
@@ -27,7 +29,7 @@ struct Placer<'a> {
     tree: &'a Tree,
     shared: &'a Shared,
     /// Where each placed file has its first name: root and path below the image.
-    placed: HashMap<(usize, Key), CString>,
+    placed: HashMap<(usize, Key), PathBuf>,
     built: Built,
 }
 
@@ -43,9 +45,7 @@ pub fn build(tree: &Tree, shared: &Shared, unwanted: &[(usize, u64)]) -> Result<
     let mut placer = Placer { tree, shared, placed: HashMap::new(), built: Built::default() };
     for (index, root) in tree.roots.iter().enumerate() {
         let store = shared.store(index)?;
-        let image = rustix::io::fcntl_dupfd_cloexec(&store.image, 0)
-            .map_err(|errno| failed("open", &store.path, errno))?;
-        placer.directory(index, root.key, image, &mut Vec::new(), 0)?;
+        placer.directory(index, root.key, &store.image, &mut Vec::new(), 0)?;
     }
     for index in 0..tree.roots.len() {
         let store = shared.store(index)?;
@@ -61,21 +61,13 @@ pub fn build(tree: &Tree, shared: &Shared, unwanted: &[(usize, u64)]) -> Result<
         if let Some(root) = tree.roots.get(index).and_then(|root| tree.directories.get(&root.key)) {
             attributes::apply(store.image.as_fd(), &root.stat, &store.path)?;
         }
+        store.complete_directory(store.image.as_fd(), &store.path)?;
     }
     Ok(placer.built)
 }
 
 fn empty(store: &Store) -> Result<()> {
-    let entries =
-        rustix::fs::Dir::read_from(&store.folder).map_err(|errno| failed("list", &store.path, errno))?;
-    for entry in entries {
-        let entry = entry.map_err(|errno| failed("list", &store.path, errno))?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            rustix::fs::unlinkat(&store.folder, entry.file_name(), AtFlags::empty())
-                .map_err(|errno| failed("delete a file in", &store.path, errno))?;
-        }
-    }
-    Ok(())
+    store.folder.names()?.iter().try_for_each(|name| store.folder.remove_file(name))
 }
 
 impl Placer<'_> {
@@ -83,7 +75,7 @@ impl Placer<'_> {
         &mut self,
         root: usize,
         key: Key,
-        fd: OwnedFd,
+        folder: &Folder,
         path: &mut Vec<u8>,
         depth: usize,
     ) -> Result<()> {
@@ -100,40 +92,37 @@ impl Placer<'_> {
             let name = CString::new(&**name).unwrap_or_default();
             match &leads.leads {
                 Leads::Nowhere => {}
-                Leads::File(file) => self.file(root, *file, fd.as_fd(), &name, path)?,
+                Leads::File(file) => self.file(root, *file, folder, &name, path)?,
                 Leads::Symlink(symlink) => {
                     let full = full_path(store, path);
-                    rustix::fs::symlinkat(symlink.target.as_c_str(), &fd, name.as_c_str())
+                    rustix::fs::symlinkat(symlink.target.as_c_str(), folder, name.as_c_str())
                         .map_err(|errno| failed("make the link", &full, errno))?;
-                    attributes::apply_to_link(fd.as_fd(), &name, &symlink.stat, &full)?;
+                    attributes::apply_to_link(folder.as_fd(), &name, &symlink.stat, &full)?;
                 }
                 Leads::Directory(child) => {
-                    let full = full_path(store, path);
                     if depth > 1000 {
+                        let full = full_path(store, path);
                         return Err(failed("nest directories as deep as", &full, Errno::LOOP));
                     }
-                    rustix::fs::mkdirat(&fd, name.as_c_str(), Mode::RWXU)
-                        .map_err(|errno| failed("make the directory", &full, errno))?;
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                    let opened = rustix::fs::openat(&fd, name.as_c_str(), flags, Mode::empty())
-                        .map_err(|errno| failed("open", &full, errno))?;
-                    self.directory(root, *child, opened, path, depth + 1)?;
+                    let made = folder.make_folder(&name, Mode::RWXU)?;
+                    self.directory(root, *child, &made, path, depth + 1)?;
                 }
             }
         }
         path.truncate(length);
         let full = full_path(store, path);
-        attributes::write_xattrs(fd.as_fd(), &directory.xattrs, &full)?;
-        attributes::apply(fd.as_fd(), &directory.stat, &full)
+        attributes::write_xattrs(folder.as_fd(), &directory.xattrs, &full)?;
+        attributes::apply(folder.as_fd(), &directory.stat, &full)?;
+        store.complete_directory(folder.as_fd(), &full)
     }
 
-    fn file(&mut self, root: usize, key: Key, into: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<()> {
+    fn file(&mut self, root: usize, key: Key, into: &Folder, name: &CStr, path: &[u8]) -> Result<()> {
         let Some(file) = self.tree.files.get(&key) else { return Ok(()) };
         let store = self.shared.store(root)?;
         let full = || full_path(store, path);
-        let below = CString::new(path).unwrap_or_default();
         if let Some(first) = self.placed.get(&(root, key)) {
-            return rustix::fs::linkat(&store.image, first.as_c_str(), into, name, AtFlags::empty())
+            let (folder, first) = store.image.parent_of(first)?;
+            return rustix::fs::linkat(&folder, first.as_c_str(), into, name, AtFlags::empty())
                 .map_err(|errno| failed("make the hard link", &full(), errno));
         }
         if file.root == root {
@@ -141,9 +130,9 @@ impl Placer<'_> {
                 .map_err(|errno| failed("put in place", &full(), errno))?;
         } else {
             // A file that belongs to two sources, or moved from one to the other: each image gets one of its own.
-            self.copy_from_other(file, into, name, &full())?;
+            self.copy_from_other(file, store, into, name, &full())?;
         }
-        self.placed.insert((root, key), below);
+        self.placed.insert((root, key), PathBuf::from(OsStr::from_bytes(path)));
         self.built.files += 1;
         Ok(())
     }
@@ -151,22 +140,18 @@ impl Placer<'_> {
     fn copy_from_other(
         &self,
         file: &super::tree::File,
-        into: BorrowedFd<'_>,
+        store: &Store,
+        into: &Folder,
         name: &CStr,
         full: &Path,
     ) -> Result<()> {
         let other = self.shared.store(file.root)?;
-        let stored = store_name(file.id);
         let opened = match self.placed.get(&(file.root, file.key)) {
-            Some(placed) => {
-                rustix::fs::openat(&other.image, placed.as_c_str(), OFlags::RDONLY, Mode::empty())
-            }
-            None => rustix::fs::openat(&other.folder, stored.as_c_str(), OFlags::RDONLY, Mode::empty()),
+            Some(placed) => other.image.open_below(placed)?,
+            None => other.folder.open_file(&store_name(file.id))?,
         };
-        let from = opened.map_err(|errno| failed("read the copy of", full, errno))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let to = rustix::fs::openat(into, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| failed("make", full, errno))?;
+        let from = opened.ok_or_else(|| failed("read the copy of", full, Errno::NOENT))?;
+        let to = into.create(name, Mode::RUSR | Mode::WUSR)?;
         let stat = rustix::fs::fstat(&from).map_err(|errno| failed("look at the copy of", full, errno))?;
         let size = stat.st_size as u64;
         let mut writer = Writer::new(to.as_fd(), full);
@@ -190,11 +175,11 @@ impl Placer<'_> {
         }
         writer.set_size(size)?;
         attributes::write_xattrs(to.as_fd(), &attributes::read_xattrs(from.as_fd(), full)?, full)?;
-        attributes::apply(to.as_fd(), &stat, full)
+        attributes::apply(to.as_fd(), &stat, full)?;
+        store.close(to.into())
     }
 }
 
 fn full_path(store: &Store, below: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    store.path.join(std::ffi::OsStr::from_bytes(below))
+    store.path.join(OsStr::from_bytes(below))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::Stat;
@@ -281,7 +282,14 @@ impl Reconciler {
                 Answer::Excluded(answer) if answer.len() == paths.len() => Ok(answer),
                 _ => Err(Error::new(libc::EPROTO, "the exclude callback gave no answer")),
             },
-            matching => Ok(paths.iter().map(|path| matching.matches(path.as_os_str().as_bytes())).collect()),
+            // A large expression takes its time.
+            matching => paths
+                .iter()
+                .map(|path| {
+                    self.control.check()?;
+                    Ok(matching.matches(path.as_os_str().as_bytes()))
+                })
+                .collect(),
         }
     }
 
@@ -337,7 +345,8 @@ impl Reconciler {
         let root = self.tree.path_of_directory(directory, &mut space).map_or(0, |(root, _)| root);
         self.next_id += 1;
         let listed = (stat.st_blocks as u64 * 512).min(stat.st_size as u64);
-        let file = File { key, entry, root, id: self.next_id, listed, seen: Mutex::new(None) };
+        let (stored, seen) = (AtomicBool::new(false), Mutex::new(None));
+        let file = File { key, entry, root, id: self.next_id, stored, listed, seen };
         self.tree.files.insert(key, Arc::new(file));
         PROGRESS.listed(1, listed);
         Ok(key)

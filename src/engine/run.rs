@@ -127,8 +127,9 @@ impl<'a> Engine<'a> {
 
     /// Everything up to a durable image.
     pub fn run(mut self, watcher: &dyn Watcher) -> Result<Report> {
-        self.open_images()?;
+        // What is refused by the sources alone leaves nothing in the destination.
         self.state.add_roots()?;
+        self.open_images()?;
         self.enter(Phase::Copying);
         watcher.review_unseen()?;
         self.pass(true)?;
@@ -187,11 +188,11 @@ impl<'a> Engine<'a> {
         let report = self.report.clone();
         let completed = self.workers.run(move |shared| {
             shared.stores.get().into_iter().flatten().try_for_each(Store::sync)?;
-            frame.as_ref().map_or(Ok(()), |frame| frame.complete(&report))?;
+            frame.complete(&report)?;
             if shared.control.complete() {
                 return Ok(());
             }
-            frame.iter().for_each(|frame| frame.revoke());
+            frame.revoke();
             Err(shared.control.cause())
         });
         match completed {
@@ -202,11 +203,9 @@ impl<'a> Engine<'a> {
     }
 
     fn open_images(&self) -> Result<()> {
-        let images: Vec<PathBuf> = self.request.sources.iter().map(|source| source.image.clone()).collect();
         let frame = self.request.frame.clone();
         self.workers.run(move |shared| {
-            frame.map_or(Ok(()), |frame| frame.begin())?;
-            let stores = images.iter().map(|image| Store::create(image)).collect::<Result<Vec<_>>>()?;
+            let stores = frame.begin()?.into_iter().map(Store::create).collect::<Result<Vec<_>>>()?;
             let _ = shared.stores.set(stores);
             Ok(())
         })

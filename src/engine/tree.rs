@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::Stat;
@@ -125,6 +126,8 @@ pub struct File {
     pub root: usize,
     /// The store file's number.
     pub id: u64,
+    /// Its store file was made.
+    pub stored: AtomicBool,
     /// Bytes to copy when it became known.
     pub listed: u64,
     /// What was last copied; `None`: nothing yet.
@@ -365,7 +368,8 @@ mod tests {
 
     fn file(tree: &mut Tree, ino: u64) -> Leads {
         let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::File, 0)));
-        let new = File { key: key(ino), entry, root: 0, id: ino, listed: 0, seen: Mutex::new(None) };
+        let (stored, seen) = (AtomicBool::new(false), Mutex::new(None));
+        let new = File { key: key(ino), entry, root: 0, id: ino, stored, listed: 0, seen };
         tree.files.insert(key(ino), Arc::new(new));
         Leads::File(key(ino))
     }

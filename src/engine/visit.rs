@@ -138,7 +138,7 @@ impl Visit<'_> {
         if let Some(ranges) = missing.ranges.get_mut(1..) {
             ranges.reverse();
         }
-        let image = store.open(file.id)?;
+        let image = store.open(file)?;
         let mut writer = Writer::new(image.as_fd(), &store.path);
         // Should the source shrink and grow again from here on, the image has zeroes there as well.
         writer.cut(size)?;
@@ -161,6 +161,7 @@ impl Visit<'_> {
         }
         missing.ranges.clear();
         let now = self.finish(&source, &writer, marks.contains(Marks::XATTRS) || all, path)?;
+        store.close(image)?;
         // As it was before it was read: whoever changes it meanwhile without a mark has moved its mtime (P25).
         *lock(&file.seen) = Some(Seen::of(&stat, generation));
         missing.marks = Marks::empty();

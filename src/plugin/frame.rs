@@ -16,6 +16,7 @@ use crate::backup::{Frame, Members, Report};
 use crate::engine::destination::Destination;
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
+use crate::engine::folder::Folder;
 use crate::engine::manifest::Moved;
 use crate::engine::threads;
 
@@ -42,29 +43,31 @@ pub struct ServerFrame {
 }
 
 impl Frame for ServerFrame {
-    fn begin(&self) -> Result<()> {
+    fn begin(&self) -> Result<Vec<Folder>> {
         // Of a directory elsewhere only some files are taken: the destination may lie in it.
         let parts = &self.facts.layout.parts;
         let whole = parts.iter().filter(|part| part.members == Members::All);
         let sources: Vec<PathBuf> = whole.map(|part| part.path.clone()).collect();
         let dir = self.dir.as_os_str().as_bytes();
         let mut destination = Destination::prepare(dir, self.allowed_prefix.as_deref(), &sources)?;
-        for part in parts {
-            if let Err(error) = destination.make_image(&part.image) {
-                destination.discard();
-                return Err(error);
-            }
+        let images: Result<Vec<_>> = parts.iter().map(|part| destination.make_image(&part.image)).collect();
+        if images.is_err() {
+            destination.discard();
+            return images;
         }
         *self.destination.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
-        Ok(())
+        images
     }
 
     fn complete(&self, report: &Report) -> Result<()> {
         let mut destination = self.destination.lock().unwrap_or_else(PoisonError::into_inner);
         let destination =
             destination.as_mut().ok_or_else(|| Error::new(libc::EIO, "the destination was not made"))?;
-        // Of what follows from a destination that is gone, that is the cause.
-        self.complete_in(destination, report).map_err(|error| destination.verify().err().unwrap_or(error))
+        // Of what follows from a destination that is gone, that is the cause; of what fails twice, the first.
+        self.complete_in(destination, report).map_err(|error| match destination.verify() {
+            Err(gone) if gone.errno == libc::ENOENT => gone,
+            _ => error,
+        })
     }
 
     fn revoke(&self) {
@@ -78,10 +81,10 @@ impl ServerFrame {
     fn complete_in(&self, destination: &mut Destination, report: &Report) -> Result<()> {
         let layout = &self.facts.layout;
         layout.refuse_new_directories(&self.exclude, report.instant)?;
-        let moved = relocate::relocate(destination.path(), layout)?;
+        let moved = relocate::relocate(destination.folder(), layout)?;
         let emptied = |part: &&Part| {
             let gone = |m: &Moved| m.from.0.starts_with(&part.path);
-            moved.iter().any(gone) && is_empty(&destination.path().join(&part.image))
+            moved.iter().any(gone) && is_empty(destination.folder(), &part.image)
         };
         let emptied: Vec<&Part> = layout.parts.iter().filter(emptied).collect();
         for part in &emptied {
@@ -89,7 +92,7 @@ impl ServerFrame {
         }
         destination.write(options::FILE, options::text(layout).as_bytes())?;
         let report = Report { lock_micros: self.lock_micros.load(Ordering::Acquire), ..report.clone() };
-        let binlog = position::of_image(destination.path(), &self.facts, &self.exclude)?;
+        let binlog = position::of_image(destination.folder(), &self.facts, &self.exclude)?;
         if let Some(binlog) = &binlog {
             destination.write(position::INFO, position::info(binlog).as_bytes())?;
         }
@@ -97,12 +100,12 @@ impl ServerFrame {
         if let Some(replica) = replica {
             destination.write(replica::INFO, replica.as_bytes())?;
         }
-        destination.finish(&inventory::manifest(destination.path(), &self.facts, &report, moved, binlog)?)
+        destination.finish(&inventory::manifest(destination.folder(), &self.facts, &report, moved, binlog)?)
     }
 }
 
-fn is_empty(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+fn is_empty(destination: &Folder, image: &str) -> bool {
+    destination.folder(Path::new(image)).and_then(|image| image.is_empty()).unwrap_or(false)
 }
 
 /// A backup that was refused before it copied anything leaves nothing behind; what holds something already stays,

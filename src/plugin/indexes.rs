@@ -1,63 +1,58 @@
-//! Indexes of binary and relay logs name the logs, by full paths when these lie outside the data directory: a server
-//! over a copy would then use the live server's logs (P26). In the image they are named relative to their directory,
-//! which every server resolves against its own `log_bin` and `relay_log` (`normalize_binlog_name`, log.cc and
-//! binlog.cc of MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8).
+//! Indexes of binary and relay logs (and relay-log.info) name the logs, by full paths when these lie outside the data
+//! directory: a server over a copy would then use the live server's logs (P26). In the image they are named relative to
+//! their directory, which every server resolves against its own `log_bin` and `relay_log` (`normalize_binlog_name`,
+//! log.cc and binlog.cc of MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8).
 
+use std::ffi::{CStr, CString};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
 
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
+use crate::engine::folder::Folder;
 
-/// Rewrites the index at `path` in an image, durably, if it names anything by a full path. No file: nothing to do.
-pub fn make_relative(path: &Path) -> Result<()> {
-    let content = match std::fs::read(path) {
-        Ok(content) => content,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io("read", path, &e)),
+/// Rewrites an index below the destination, durably, if it names anything by a full path. No file: nothing to do.
+pub fn make_relative(destination: &Folder, index: &Path) -> Result<()> {
+    let (folder, name) = match destination.parent_of(index) {
+        Err(error) if error.errno == libc::ENOENT => return Ok(()),
+        found => found?,
     };
-    relative(&content).map_or(Ok(()), |content| rewrite(path, &content))
+    let Some(content) = folder.read(&name)? else { return Ok(()) };
+    relative(&content).map_or(Ok(()), |content| rewrite(&folder, &name, &content))
 }
 
 /// Gives a file of an image another content, durably. Owner, mode, times and extended attributes stay.
-pub fn rewrite(path: &Path, content: &[u8]) -> Result<()> {
-    let old = std::fs::File::open(path).map_err(|e| Error::io("open", path, &e))?;
-    let fresh = fresh_name(path);
-    let write = || -> Result<()> {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&fresh)
-            .map_err(|e| Error::io("create", &fresh, &e))?;
-        file.write_all(content).map_err(|e| Error::io("write", &fresh, &e))?;
-        let stat = rustix::fs::fstat(&old).map_err(|errno| Error::io("look at", path, &errno.into()))?;
-        let extended = attributes::read_xattrs(old.as_fd(), path)?;
-        attributes::write_xattrs(file.as_fd(), &extended, &fresh)?;
-        attributes::apply(file.as_fd(), &stat, &fresh)?;
-        file.sync_all().map_err(|e| Error::io("sync", &fresh, &e))?;
-        std::fs::rename(&fresh, path).map_err(|e| Error::io("rename a new file to", path, &e))?;
-        sync_directory_of(path)
+pub fn rewrite(folder: &Folder, name: &CStr, content: &[u8]) -> Result<()> {
+    let path = folder.path_of(name);
+    let gone = || Error::io("open", &path, &Errno::NOENT.into());
+    let old = folder.open_file(name)?.ok_or_else(gone)?;
+    let fresh = fresh_name(name);
+    // Nobody else may read it before it has the mode of the old one.
+    let mut file = folder.create(&fresh, Mode::RUSR | Mode::WUSR)?;
+    let mut write = || -> Result<()> {
+        file.write_all(content).map_err(|e| Error::io("write", &path, &e))?;
+        let stat = rustix::fs::fstat(&old).map_err(|errno| Error::io("look at", &path, &errno.into()))?;
+        let extended = attributes::read_xattrs(old.as_fd(), &path)?;
+        attributes::write_xattrs(file.as_fd(), &extended, &path)?;
+        attributes::apply(file.as_fd(), &stat, &path)?;
+        file.sync_all().map_err(|e| Error::io("sync", &path, &e))?;
+        rustix::fs::renameat(folder, &fresh, folder, name)
+            .map_err(|errno| Error::io("rename a new file to", &path, &errno.into()))?;
+        folder.sync()
     };
     write().inspect_err(|_| {
-        let _ = std::fs::remove_file(&fresh);
+        let _ = folder.remove_file(&fresh);
     })
 }
 
-/// Makes the names in the directory of `path` durable.
-pub fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|e| Error::io("sync", directory, &e))
-}
-
 /// No server makes such a name.
-fn fresh_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tokudb_backup_new");
-    PathBuf::from(name)
+fn fresh_name(name: &CStr) -> CString {
+    CString::new([name.to_bytes(), b".tokudb_backup_new"].concat()).unwrap_or_default()
 }
 
 /// The lines of an index with every full path made `./name`; `None` when there is none.
@@ -98,12 +93,14 @@ mod tests {
     fn an_index_keeps_its_mode_and_time() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("bl.index");
-        make_relative(&path).unwrap();
+        let folder = Folder::open(scratch.path()).unwrap();
+        let make_relative = || make_relative(&folder, Path::new("bl.index")).unwrap();
+        make_relative();
         std::fs::write(&path, "/somewhere/bl.000001\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-        make_relative(&path).unwrap();
+        make_relative();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "./bl.000001\n");
         let meta = std::fs::metadata(&path).unwrap();
         assert_eq!((meta.mode() & 0o777, meta.mtime()), (0o640, 1_000_000));

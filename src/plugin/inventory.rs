@@ -1,15 +1,19 @@
 //! The manifest of a finished backup of a server: what its images hold, and where the binary log stood.
 
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 
 use super::layout::Layout;
 use super::variables::{LIBRARY_VERSION, PLUGIN_VERSION};
 use crate::backup::Report;
 use crate::engine::error::{Error, Result};
+use crate::engine::folder::Folder;
 use crate::engine::manifest::{
     Binlog, Entry, FORMAT, Kind, Manifest, Moved, Mtime, Name, Server, Source, Time,
 };
@@ -29,7 +33,7 @@ pub struct Facts {
 
 /// Lists the images below `destination`. Touches the destination, so never on a session's thread.
 pub fn manifest(
-    destination: &Path,
+    destination: &Folder,
     facts: &Facts,
     report: &Report,
     moved: Vec<Moved>,
@@ -72,39 +76,31 @@ pub fn manifest(
     })
 }
 
-/// Adds `relative` and everything below it.
-fn list(destination: &Path, relative: &Path, files: &mut Vec<Entry>) -> Result<()> {
-    let mut open = vec![relative.to_owned()];
-    while let Some(relative) = open.pop() {
-        let path = destination.join(&relative);
-        let meta = std::fs::symlink_metadata(&path).map_err(|e| Error::io("look at", &path, &e))?;
-        let (kind, target) = if meta.is_dir() {
-            (Kind::Directory, None)
-        } else if meta.is_symlink() {
-            let target = std::fs::read_link(&path).map_err(|e| Error::io("read the link", &path, &e))?;
-            (Kind::Link, Some(target))
-        } else {
-            (Kind::File, None)
+/// Adds an image and everything below it.
+fn list(destination: &Folder, image: &Path, files: &mut Vec<Entry>) -> Result<()> {
+    let mut add = |path: &Path, folder: &Folder, name: &CStr, stat: &Stat| {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::File,
         };
-        if kind == Kind::Directory {
-            for entry in std::fs::read_dir(&path).map_err(|e| Error::io("list", &path, &e))? {
-                let entry = entry.map_err(|e| Error::io("list", &path, &e))?;
-                open.push(relative.join(entry.file_name()));
-            }
-        }
         files.push(Entry {
-            path: relative,
+            path: path.to_owned(),
             kind,
-            size: if kind == Kind::Directory { 0 } else { meta.len() },
-            mode: meta.mode() & 0o7777,
+            size: if kind == Kind::Directory { 0 } else { u64::try_from(stat.st_size).unwrap_or(0) },
+            mode: stat.st_mode & 0o7777,
             mtime: Mtime {
-                seconds: meta.mtime(),
-                nanoseconds: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
+                seconds: stat.st_mtime,
+                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
             },
-            target,
+            target: if kind == Kind::Link { Some(folder.read_link(name)?) } else { None },
         });
-    }
-    Ok(())
+        Ok(())
+    };
+    let (parent, name) = destination.parent_of(image)?;
+    let missing = || Error::io("look at", &parent.path_of(&name), &Errno::NOENT.into());
+    add(image, &parent, &name, &parent.stat(&name)?.ok_or_else(missing)?)?;
+    destination.walk(image, &mut add)
 }
 
 #[cfg(test)]
@@ -133,11 +129,12 @@ mod tests {
         };
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
+        let folder = Folder::open(root).unwrap();
         std::fs::create_dir_all(root.join("mysql_log_bin")).unwrap();
         std::fs::create_dir_all(root.join("mysql_data_dir/test")).unwrap();
         std::fs::write(root.join("mysql_log_bin/bl.000009"), "log").unwrap();
         std::os::unix::fs::symlink("../x", root.join("mysql_data_dir/test/link")).unwrap();
-        let listed = manifest(root, &facts, &Report::default(), Vec::new(), None).unwrap();
+        let listed = manifest(&folder, &facts, &Report::default(), Vec::new(), None).unwrap();
         assert_eq!(listed.binlog, None);
         let names: Vec<_> = listed.files.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(
@@ -151,7 +148,7 @@ mod tests {
             ]
         );
         std::fs::remove_dir_all(root).unwrap();
-        let missing = manifest(root, &facts, &Report::default(), Vec::new(), None).unwrap_err();
+        let missing = manifest(&folder, &facts, &Report::default(), Vec::new(), None).unwrap_err();
         assert_eq!(missing.errno, libc::ENOENT);
     }
 }

@@ -23,6 +23,9 @@ use crate::server::{Flavour, Host};
 pub const DATA_DIR_IMAGE: &str = "mysql_data_dir";
 /// Name of the binary logs' image, where they lie outside the data directory.
 const LOG_BIN_IMAGE: &str = "mysql_log_bin";
+/// Where MariaDB and MySQL 5.6 keep where replication stands; named after their options.
+const RELAY_LOG_INFO: &str = "relay_log_info_file";
+const MASTER_INFO: &str = "master_info_file";
 
 /// Name of the images of directories with tables elsewhere.
 pub const ELSEWHERE_IMAGE: &str = "data_directory";
@@ -47,7 +50,8 @@ pub struct Layout {
     pub leave_out: Vec<PathBuf>,
     /// Base name of the binary logs; its directory is a real path.
     pub log_bin: Option<PathBuf>,
-    /// Indexes of binary and relay logs: real paths.
+    /// Files that name binary and relay logs, a line each: their indexes, and where replication stands. Real paths; they
+    /// need not exist.
     pub log_indexes: Vec<PathBuf>,
     /// Settings that a server over the images needs: name and value.
     pub options: Vec<(String, String)>,
@@ -170,18 +174,25 @@ impl Layout {
         ];
         for (image, base, index_image, index) in logs {
             if let Some((directory, name)) = base.as_deref().and_then(split) {
-                let mut beginning = name.to_vec();
-                beginning.push(b'.');
-                self.add_chosen(image, directory, vec![Choice::Beginning(beginning)])?;
+                let own = Choice::Beginning([name, b"."].concat());
+                self.add_chosen(image, directory, vec![own, Choice::Logs(of_channels(name))])?;
             }
             if let Some((directory, name)) = index.as_deref().and_then(split) {
-                self.add_chosen(index_image, directory, vec![Choice::Beginning(name.to_vec())])?;
+                let own = Choice::Beginning(name.to_vec());
+                self.add_chosen(index_image, directory, vec![own, Choice::Logs(of_channels(name))])?;
+            }
+        }
+        for (image, file) in [(RELAY_LOG_INFO, &files.relay_log_info), (MASTER_INFO, &files.master_info)] {
+            if let Some((directory, name)) = file.as_deref().and_then(split) {
+                let choices = vec![Choice::Name(name.to_vec()), Choice::Logs(of_channels(name))];
+                self.add_chosen(image, directory, choices)?;
             }
         }
         self.log_bin = files.log_bin.as_deref().and_then(really);
-        let indexes = [&files.log_bin_index, &files.relay_log_index];
-        self.log_indexes =
-            indexes.into_iter().flatten().filter_map(|index| index.canonicalize().ok()).collect();
+        let indexes = [&files.log_bin_index, &files.relay_log_index, &files.relay_log_info];
+        // Where all channels have names, there are only indexes beside it.
+        let found = |index: &PathBuf| index.canonicalize().ok().or_else(|| really(index));
+        self.log_indexes = indexes.into_iter().flatten().filter_map(found).collect();
         Ok(())
     }
 }
@@ -202,6 +213,14 @@ fn left_out(host: &Host, files: &ServerFiles) -> Vec<PathBuf> {
     let sessions = setting("innodb_temp_tablespaces_dir").map(|path| files.data_dir.join(path));
     let all = files.pid_file.clone().into_iter().chain(locks).chain(tablespaces).chain(sessions);
     all.filter_map(|path| really(&path)).collect()
+}
+
+/// How the names of relay logs and of indexes and the like of named channels (connections, on MariaDB) begin:
+/// "rl-NAME.000001", "rl-NAME.index", "relay-log-NAME.info" (`add_channel_to_relay_log_name`, rpl_rli.cc;
+/// `create_logfile_name_with_suffix`, rpl_mi.cc).
+pub fn of_channels(base: &[u8]) -> Vec<u8> {
+    let stem = [&b".index"[..], b".info"].iter().find_map(|ending| base.strip_suffix(*ending));
+    [stem.unwrap_or(base), b"-"].concat()
 }
 
 /// The file names of `innodb_data_file_path` and its like: "ibdata1:12M;/elsewhere/ibdata2:12M:autoextend".
@@ -254,6 +273,17 @@ mod tests {
         assert_eq!(image("/lib/a.z"), None);
         assert_eq!(image("/libmysql/a.x"), None);
         assert_eq!(image("/other/z").as_deref(), Some("above.2/z"));
+    }
+
+    #[test]
+    fn logs_of_channels() {
+        let members = Members::Chosen(vec![Choice::Logs(of_channels(b"rl.index"))]);
+        for log in ["rl-a.000001", "rl-a.b.1000000", "rl-a.index", "rl-.000001"] {
+            assert!(members.take(log.as_bytes()), "{log}");
+        }
+        for other in ["rl-backup", "rl-notes.txt", "rl-a.1", "rl.000001", "rl-index", "xrl-a.index"] {
+            assert!(!members.take(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

@@ -51,6 +51,18 @@ fn report_panic() {
     }
 }
 
+/// Text in a file of lines: control characters are written out, so that no value looks like a line of its own.
+fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+        line
+    })
+}
+
 /// A message as the server takes it: without a NUL inside.
 fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()

@@ -15,8 +15,9 @@ pub fn text(layout: &Layout) -> String {
          [mysqld]\n"
     );
     for (name, value) in &layout.options {
-        // The syntax of option files: a value in quotes, with backslashes before quotes and backslashes.
-        let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+        // The syntax of option files: a value in quotes and on one line, with backslashes.
+        let quoted =
+            value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\r', "\\r");
         text += &format!("{name} = \"{quoted}\"\n");
     }
     text
@@ -28,8 +29,8 @@ mod tests {
 
     #[test]
     fn values_are_quoted() {
-        let options = vec![("innodb_undo_directory".to_owned(), "../a \"b\"#c".to_owned())];
+        let options = vec![("innodb_undo_directory".to_owned(), "../a \"b\"#c\nd".to_owned())];
         let text = text(&Layout { options, ..Layout::default() });
-        assert!(text.ends_with("[mysqld]\ninnodb_undo_directory = \"../a \\\"b\\\"#c\"\n"), "{text}");
+        assert!(text.ends_with("[mysqld]\ninnodb_undo_directory = \"../a \\\"b\\\"#c\\nd\"\n"), "{text}");
     }
 }

@@ -4,16 +4,16 @@
 //! last transaction that a server over it will have.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::inventory::Facts;
 use super::layout::Layout;
+use super::one_line;
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
-use crate::engine::manifest::Binlog;
+use crate::engine::folder::Folder;
+use crate::engine::manifest::{Binlog, encode};
 use crate::server::binlog::{self, Failure};
 
 /// Name of the file in the destination.
@@ -22,7 +22,7 @@ pub const INFO: &str = "tokubackup_binlog_info";
 /// The end of the newest binary log below `destination`; `None` when the server writes none, or the log is excluded
 /// from the backup. ENOENT when the image lacks the log that its index names last. Touches the destination, so never
 /// on a session's thread.
-pub fn of_image(destination: &Path, facts: &Facts, exclude: &Exclude) -> Result<Option<Binlog>> {
+pub fn of_image(destination: &Folder, facts: &Facts, exclude: &Exclude) -> Result<Option<Binlog>> {
     let layout = &facts.layout;
     let index = layout.files.log_bin_index.as_deref().and_then(index_path);
     let (Some(log_bin), Some(index)) = (&layout.log_bin, index) else { return Ok(None) };
@@ -34,9 +34,9 @@ pub fn of_image(destination: &Path, facts: &Facts, exclude: &Exclude) -> Result<
     let image = layout.image_of(&log).ok_or_else(|| {
         Error::new(libc::EIO, format!("the binary log {} is in none of the images", log.display()))
     })?;
-    let path = destination.join(image);
-    let file = File::open(&path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Error::new(
+    let path = destination.path().join(&image);
+    let file = destination.open_below(&image)?.ok_or_else(|| {
+        Error::new(
             libc::ENOENT,
             format!(
                 "the newest binary log, {}, which the index {} names, is not in the backup: it was just being \
@@ -44,13 +44,13 @@ pub fn of_image(destination: &Path, facts: &Facts, exclude: &Exclude) -> Result<
                 log.display(),
                 index.display()
             ),
-        ),
-        _ => Error::io("open", &path, &e),
+        )
     })?;
     let size = file.metadata().map_err(|e| Error::io("look at", &path, &e))?.len();
     let gtid_mode = facts.gtid_mode.map(str::to_owned);
     let found = Binlog {
         file: String::from_utf8_lossy(&name).into_owned(),
+        file_hex: encode(&name).1,
         size,
         position: None,
         gtid_mode,
@@ -76,20 +76,15 @@ pub fn of_image(destination: &Path, facts: &Facts, exclude: &Exclude) -> Result<
 }
 
 /// The name that the image's index has last.
-fn newest(destination: &Path, layout: &Layout, exclude: &Exclude, index: &Path) -> Result<Option<Vec<u8>>> {
+fn newest(destination: &Folder, layout: &Layout, exclude: &Exclude, index: &Path) -> Result<Option<Vec<u8>>> {
     // MySQL removes the index for an instant and renames a new one to it.
     let candidates = [index.to_owned(), index.with_extension("index_crash_safe")];
-    for path in candidates.iter().filter_map(|path| layout.image_of(path)).map(|path| destination.join(path))
-    {
-        match std::fs::read(&path) {
-            Ok(content) => {
-                let last =
-                    content.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end).rfind(|line| !line.is_empty());
-                let name = last.and_then(|line| Path::new(OsStr::from_bytes(line)).file_name());
-                return Ok(name.map(|name| name.as_bytes().to_vec()));
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io("read", &path, &e)),
+    for path in candidates.iter().filter_map(|path| layout.image_of(path)) {
+        if let Some(content) = destination.read_below(&path)? {
+            let last =
+                content.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end).rfind(|line| !line.is_empty());
+            let name = last.and_then(|line| Path::new(OsStr::from_bytes(line)).file_name());
+            return Ok(name.map(|name| name.as_bytes().to_vec()));
         }
     }
     if exclude.matches(index.as_os_str().as_bytes()) {
@@ -113,7 +108,7 @@ pub fn info(binlog: &Binlog) -> String {
     };
     format!(
         "filename: {}, position: {position}, gtid_mode: {mode}, GTID of last change: {gtid}\n",
-        binlog.file
+        one_line(&binlog.file)
     )
 }
 
@@ -161,7 +156,8 @@ mod tests {
         std::fs::create_dir(root.join("data")).unwrap();
         std::fs::create_dir(root.join("mysql_data_dir")).unwrap();
         std::fs::create_dir(root.join("mysql_log_bin")).unwrap();
-        let find = |exclude| of_image(root, &facts(root), &Exclude::parse(exclude).unwrap());
+        let folder = Folder::open(root).unwrap();
+        let find = |exclude| of_image(&folder, &facts(root), &Exclude::parse(exclude).unwrap());
         let missing = find("").unwrap_err();
         assert!(missing.errno == libc::ENOENT && missing.message.contains("/data/bl.index"), "{missing}");
         assert_eq!(find("index").unwrap(), None);
@@ -185,13 +181,14 @@ mod tests {
         assert_eq!(find("").unwrap().unwrap().file, "bl.1000000");
         let mut none = facts(root);
         none.layout.log_bin = None;
-        assert_eq!(of_image(root, &none, &Exclude::Nothing).unwrap(), None);
+        assert_eq!(of_image(&folder, &none, &Exclude::Nothing).unwrap(), None);
     }
 
     #[test]
     fn the_line_is_the_known_one() {
         let known = Binlog {
             file: "bl.000002".to_owned(),
+            file_hex: None,
             size: 500,
             position: Some(444),
             gtid_mode: Some("ON".to_owned()),

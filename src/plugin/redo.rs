@@ -70,20 +70,23 @@ pub fn is_known(path: &Path) -> Result<()> {
     header(&file, path).map(drop)
 }
 
-/// The directories outside of the data directory that names in the log at `path` begin with, before the schema.
-pub fn directories(path: &Path) -> Result<BTreeSet<Vec<u8>>> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
-    Ok(visit(&file, path, None)?.directories)
+/// The directories outside of the data directory that names in a log begin with, before the schema.
+pub fn directories(file: &File, path: &Path) -> Result<BTreeSet<Vec<u8>>> {
+    Ok(visit(file, path, None)?.directories)
 }
 
 /// Which directory takes the place of each of [`directories`]; it is no longer.
 pub type Directories = BTreeMap<Vec<u8>, String>;
 
-/// Turns the names in the log at `path`, durably, and names those of `tablespaces` that it does not.
-pub fn turn_names(path: &Path, directories: &Directories, tablespaces: &[Tablespace]) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path).map_err(|e| Error::io("open", path, &e))?;
-    let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io("look at", path, &errno.into()))?;
-    visit(&file, path, Some((directories, tablespaces)))?;
+/// Turns the names in a log, open for reading and writing, durably, and names those of `tablespaces` that it does not.
+pub fn turn_names(
+    file: &File,
+    path: &Path,
+    directories: &Directories,
+    tablespaces: &[Tablespace],
+) -> Result<()> {
+    let stat = rustix::fs::fstat(file).map_err(|errno| Error::io("look at", path, &errno.into()))?;
+    visit(file, path, Some((directories, tablespaces)))?;
     attributes::apply(file.as_fd(), &stat, path)?;
     file.sync_all().map_err(|e| Error::io("sync", path, &e))
 }

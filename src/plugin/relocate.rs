@@ -5,49 +5,72 @@
 
 mod tablespaces;
 
-use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
 use super::indexes::make_relative;
-use super::layout::{Layout, leads_out};
+use super::layout::{Layout, leads_out, of_channels};
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
+use crate::engine::folder::Folder;
 use crate::engine::manifest::Moved;
 use tablespaces::Place;
 
-/// Turns everything below `destination` to the images. Returns what was moved from its image to
-/// another place. Runs on a worker, since the destination may hang.
-pub fn relocate(destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
+/// Turns everything below `destination` to the images. Returns what was moved from its image to another
+/// place. Runs on a worker, since the destination may hang.
+pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     for index in layout.log_indexes.iter().filter_map(|index| layout.image_of(index)) {
-        make_relative(&destination.join(index))?;
+        turn_indexes(destination, &index)?;
     }
     let place = Place::of(destination, layout)?;
     for part in &layout.parts {
         let image = Path::new(&part.image);
-        walk(destination, image, &mut |path, kind| {
+        destination.walk(image, &mut |path, folder, name, stat| {
             let below = path.strip_prefix(image).unwrap_or(path);
             let source = part.path.join(below);
-            if kind.is_symlink() {
-                turn_link(destination, layout, path, &source)
-            } else if path.extension() == Some(OsStr::new("isl")) {
-                place.turn_isl(destination, layout, path)
-            } else {
-                Ok(())
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => turn_link(layout, path, folder, name, &source),
+                FileType::RegularFile if path.extension() == Some(OsStr::new("isl")) => {
+                    place.turn_isl(layout, path, folder, name)
+                }
+                _ => Ok(()),
             }
         })?;
     }
     place.settle(destination, layout)
 }
 
-/// `link` lies below the destination; `source` is what it is a copy of.
-fn turn_link(destination: &Path, layout: &Layout, link: &Path, source: &Path) -> Result<()> {
-    let path = destination.join(link);
-    let target = std::fs::read_link(&path).map_err(|e| Error::io("read the link", &path, &e))?;
+/// An index of logs or its like below the destination, and those of named channels beside it.
+fn turn_indexes(destination: &Folder, index: &Path) -> Result<()> {
+    make_relative(destination, index)?;
+    let (folder, name) = match destination.parent_of(index) {
+        Err(error) if error.errno == libc::ENOENT => return Ok(()),
+        found => found?,
+    };
+    let channels = of_channels(name.to_bytes());
+    let ending = index.extension();
+    for other in folder.names()? {
+        let other = other.to_bytes();
+        if other.starts_with(&channels) && Path::new(OsStr::from_bytes(other)).extension() == ending {
+            make_relative(destination, &index.with_file_name(OsStr::from_bytes(other)))?;
+        }
+    }
+    Ok(())
+}
+
+/// `link` lies below the destination, in `folder`; `source` is what it is a copy of.
+fn turn_link(layout: &Layout, link: &Path, folder: &Folder, name: &CStr, source: &Path) -> Result<()> {
+    let target = folder.read_link(name)?;
     let led = source.parent().unwrap_or(Path::new("/")).join(&target);
-    let image = image_of(layout, &led).ok_or_else(|| leads_out(source, &led))?;
+    let image = image_of(layout, &led).ok_or_else(|| match source.symlink_metadata() {
+        Ok(original) if !original.is_symlink() => folder.foreign(name, "is a symbolic link now"),
+        _ => leads_out(source, &led),
+    })?;
     let wanted = relative(link, &image);
     if wanted == target {
         return Ok(());
@@ -57,20 +80,18 @@ fn turn_link(destination: &Path, layout: &Layout, link: &Path, source: &Path) ->
     if stays {
         return Ok(());
     }
-    let directory = std::fs::File::open(path.parent().unwrap_or(destination))
-        .map_err(|e| Error::io("open the directory of", &path, &e))?;
+    let path = folder.path_of(name);
     let failed = |what: &'static str| {
         let path = &path;
-        move |errno: rustix::io::Errno| Error::io(what, path, &errno.into())
+        move |errno: Errno| Error::io(what, path, &errno.into())
     };
-    let of_directory = rustix::fs::fstat(&directory).map_err(failed("look at the directory of"))?;
-    let stat = rustix::fs::lstat(&path).map_err(failed("look at"))?;
-    let name = std::ffi::CString::new(path.file_name().unwrap_or_default().as_bytes()).unwrap_or_default();
-    std::fs::remove_file(&path).map_err(|e| Error::io("replace the link", &path, &e))?;
-    std::os::unix::fs::symlink(&wanted, &path).map_err(|e| Error::io("make the link", &path, &e))?;
-    attributes::apply_to_link(directory.as_fd(), &name, &stat, &path)?;
-    attributes::apply(directory.as_fd(), &of_directory, &path)?;
-    directory.sync_all().map_err(|e| Error::io("sync the directory of", &path, &e))
+    let of_directory = rustix::fs::fstat(folder).map_err(failed("look at the directory of"))?;
+    let stat = folder.stat(name)?.ok_or(Errno::NOENT).map_err(failed("look at"))?;
+    folder.remove_file(name)?;
+    rustix::fs::symlinkat(&wanted, folder, name).map_err(failed("make the link"))?;
+    attributes::apply_to_link(folder.as_fd(), name, &stat, &path)?;
+    attributes::apply(folder.as_fd(), &of_directory, &path)?;
+    folder.sync()
 }
 
 /// Where the copy of what a path of the source leads to lies below the destination.
@@ -103,30 +124,6 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// Calls `visit` with the path below `destination` of everything in an image but directories.
-fn walk(
-    destination: &Path,
-    image: &Path,
-    visit: &mut dyn FnMut(&Path, std::fs::FileType) -> Result<()>,
-) -> Result<()> {
-    let mut open = vec![image.to_owned()];
-    while let Some(relative) = open.pop() {
-        let path = destination.join(&relative);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("list", &path, &e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::io("list", &path, &e))?;
-            let kind = entry.file_type().map_err(|e| Error::io("look at", &entry.path(), &e))?;
-            let below = relative.join(entry.file_name());
-            if kind.is_dir() { open.push(below) } else { visit(&below, kind)? }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +143,7 @@ mod tests {
     fn links_lead_to_images() {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
+        let folder = Folder::open(root).unwrap();
         std::fs::create_dir_all(root.join("mysql_data_dir/d")).unwrap();
         std::fs::create_dir_all(root.join("data_directory")).unwrap();
         let part =
@@ -161,7 +159,7 @@ mod tests {
         link("u.MYD", "../../big/u.MYD");
         link("inside", "../e");
         std::fs::write(root.join("mysql_data_dir/d/v.isl"), "/nowhere/big/d/v.ibd\n").unwrap();
-        assert_eq!(relocate(root, &layout).unwrap(), []);
+        assert_eq!(relocate(&folder, &layout).unwrap(), []);
         let target = |name: &str| std::fs::read_link(root.join("mysql_data_dir/d").join(name)).unwrap();
         assert_eq!(target("t.MYD"), Path::new("../../data_directory/t.MYD"));
         assert_eq!(target("u.MYD"), Path::new("../../data_directory/u.MYD"));
@@ -169,6 +167,6 @@ mod tests {
         let isl = std::fs::read_to_string(root.join("mysql_data_dir/d/v.isl")).unwrap();
         assert_eq!(isl, "../data_directory/d/v.ibd");
         link("out", "/nowhere/else");
-        assert_eq!(relocate(root, &layout).unwrap_err().errno, libc::EXDEV);
+        assert_eq!(relocate(&folder, &layout).unwrap_err().errno, libc::EXDEV);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokudb_backup_abi::common::Thd;
 
+use super::one_line;
 use crate::engine::error::{Error, Result};
 use crate::server::Server;
 use crate::server::replica::{Channel, Replica};
@@ -37,6 +38,9 @@ fn info(channels: &[Channel], at_rest: bool) -> String {
     let mut text = String::new();
     for channel in channels {
         let Channel { name, host, user, port, source_log, position, relay_log, gtid, .. } = channel;
+        let values = [name, host, user, port, source_log, position, relay_log, gtid];
+        let [name, host, user, port, source_log, position, relay_log, gtid] =
+            values.map(|value| one_line(value));
         let _ = writeln!(
             text,
             "host: {host}, user: {user}, port: {port}, master log file: {source_log}, relay log file: {relay_log}, \
@@ -44,7 +48,8 @@ fn info(channels: &[Channel], at_rest: bool) -> String {
         );
     }
     for channel in channels.iter().filter(|channel| channel.by_gtid) {
-        let _ = writeln!(text, "# channel '{}' asks its source by GTIDs (auto position)", channel.name);
+        let name = one_line(&channel.name);
+        let _ = writeln!(text, "# channel '{name}' asks its source by GTIDs (auto position)");
     }
     text.push_str(if at_rest {
         "# exact: the SQL threads stood still at the instant of the backup (tokudb_backup_safe_slave)\n"
@@ -56,7 +61,7 @@ fn info(channels: &[Channel], at_rest: bool) -> String {
 }
 
 fn unknown(error: &Error) -> String {
-    format!("# unknown: the server did not tell what it replicates: {}\n", error.message.replace('\n', " "))
+    format!("# unknown: the server did not tell what it replicates: {}\n", one_line(&error.message))
 }
 
 #[cfg(test)]
@@ -86,6 +91,11 @@ mod tests {
         );
         assert!(lines.next().unwrap().contains("'c1' asks its source by GTIDs"));
         assert!(lines.all(|line| line.starts_with("# exact")));
-        assert!(info(&[channel], false).contains("\n# as of a moment before"));
+        assert!(info(std::slice::from_ref(&channel), false).contains("\n# as of a moment before"));
+        // Nobody writes a line of his own by the name of a user.
+        let forged = Channel { user: "u\nhost: h2, user: \u{7}".to_owned(), ..channel };
+        let text = info(&[forged], true);
+        assert_eq!(text.lines().filter(|line| line.starts_with("host: ")).count(), 1, "{text}");
+        assert!(text.contains("user: u\\nhost: h2, user: \\u{7}, port"), "{text}");
     }
 }

@@ -131,7 +131,7 @@ fn take(server: &'static dyn Server, thd: Thd, dir: &Path, settings: Settings) -
     };
     let request = Request {
         sources: layout.parts.iter().map(source).collect(),
-        frame: Some(Arc::clone(&frame) as Arc<dyn Frame>),
+        frame: Arc::clone(&frame) as Arc<dyn Frame>,
         exclude,
         links: Links::RefuseOutside,
         leave_out: layout.leave_out.clone(),

@@ -36,6 +36,10 @@ pub struct ServerFiles {
     pub relay_log: Option<PathBuf>,
     /// Index of the relay logs.
     pub relay_log_index: Option<PathBuf>,
+    /// Where the replication threads of MariaDB and MySQL 5.6 keep which relay log they are in.
+    pub relay_log_info: Option<PathBuf>,
+    /// Where they keep how to connect and how far they have read.
+    pub master_info: Option<PathBuf>,
     /// MariaDB's log of unfinished DDL (10.6 and later).
     pub ddl_log: Option<PathBuf>,
     /// The pid file.
@@ -58,6 +62,8 @@ impl ServerFiles {
             log_bin_index: absolute(text(c"log_bin_index")),
             relay_log: absolute(text(c"relay_log_basename")),
             relay_log_index: absolute(text(c"relay_log_index")),
+            relay_log_info: absolute(text(c"relay_log_info_file")),
+            master_info: absolute(text(c"master_info_file")),
             // ddl_log.cc: fn_format adds the extension.
             ddl_log: absolute(text(c"opt_ddl_recovery_file")).map(|path| match path.extension() {
                 Some(_) => path,

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::entry::Key;
 use super::sync::{AtomicBool, AtomicUsize, Ordering};
+use super::trace;
 
 /// Streams at once: MySQL opens one for each of at most 130 I/O threads, MariaDB one or two.
 #[cfg(not(feature = "model"))]
@@ -362,6 +363,10 @@ impl Locked<'_> {
     /// A request is about to be submitted under `tag` (the iocb's address, the SQE's user_data). Equal tags may be
     /// in flight at once: see [`Locked::complete`].
     pub fn enter(&mut self, tag: u64, write: Option<&Target>) -> Result<(), Full> {
+        match write {
+            Some(write) => trace::say("flight", write.key, write.range.start, write.range.end),
+            None => trace::note("flight"),
+        }
         let index = self.allocate().ok_or(Full)?;
         let chain = Self::chain(tag);
         let next = self.state().chains.get(chain).copied().unwrap_or(0);

@@ -10,6 +10,7 @@ pub mod inflight;
 pub mod slots;
 pub mod sync;
 pub mod table;
+pub mod trace;
 pub mod unseen;
 
 use std::ffi::CStr;
@@ -154,6 +155,7 @@ impl Tracker {
 
     /// Bytes `range` of the file have changed, or may have. `u64::MAX` as the end: to the file's end and beyond.
     pub fn mark_range(&self, _inside: &Pass<'_>, key: Key, range: Range<u64>) {
+        trace::say("range", key, range.start, range.end);
         if let Some(entry) = self.find(key) {
             entry.mark_range(range);
             self.enqueue(entry);
@@ -162,6 +164,7 @@ impl Tracker {
 
     /// The inode was made anew or replaced as a whole (P6); also a directory's.
     pub fn mark_born(&self, _inside: &Pass<'_>, key: Key) {
+        trace::say("born", key, 0, u64::MAX);
         if let Some(entry) = self.find(key) {
             match entry.kind {
                 Kind::File => entry.mark_range(0..u64::MAX),
@@ -174,6 +177,7 @@ impl Tracker {
 
     /// Mode, owner, times or extended attributes have changed.
     pub fn mark(&self, _inside: &Pass<'_>, key: Key, marks: Marks) {
+        trace::say("marks", key, marks.bits().into(), 0);
         if let Some(entry) = self.find(key) {
             entry.mark(marks);
             self.enqueue(entry);
@@ -187,16 +191,19 @@ impl Tracker {
 
     /// Names have changed in a directory that cannot be told with certainty: all of them are listed again (P9).
     pub fn mark_all_names(&self, _inside: &Pass<'_>) {
+        trace::note("all-names");
         self.all_names.store(true, Ordering::SeqCst);
     }
 
     /// Something has changed that cannot be told: everything is copied again (P8).
     pub fn mark_everything(&self, _inside: &Pass<'_>) {
+        trace::note("everything");
         self.everything.store(true, Ordering::SeqCst);
     }
 
     /// From now on this file may be written without our seeing it (P24): by a stream on `fd`, or a mapping.
     pub fn add_unseen(&self, key: Key, how: How, fd: i32) {
+        trace::say("unseen", key, how as u64, 0);
         if !self.unseen.add(key, how, fd) {
             self.set_fault(Fault::TooManyUnseen);
         }
@@ -204,6 +211,7 @@ impl Tracker {
 
     /// Makes the running backup fail.
     pub fn set_fault(&self, fault: Fault) {
+        trace::say("fault", Key { dev: 0, ino: 0 }, fault as u64, 0);
         let _ = self.fault.compare_exchange(0, fault as u32, Ordering::SeqCst, Ordering::SeqCst);
     }
 
@@ -234,6 +242,7 @@ impl Tracker {
 
     /// Begins a backup: everything is empty, the gate is open, marks are taken from now on.
     pub fn begin(&self) {
+        trace::choose();
         self.fault.store(0, Ordering::SeqCst);
         self.everything.store(false, Ordering::SeqCst);
         self.all_names.store(false, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`, `cargo xtask soak` and `cargo xtask locks`: install, fetch and build what they need, then run the program `lab`.
+//! `cargo xtask demo`, `soak`, `locks` and `oracle`: install, fetch and build what they need, then run the program `lab`.
 
 use crate::flags::Flags;
 use crate::{Failure, build, needs, servers, sh};
@@ -28,15 +28,19 @@ pub fn demo(args: &[String]) -> Result<ExitCode, Failure> {
 pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     let mut flags = Flags::new(args);
     let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("soak wants --server NAME".into()))?;
-    let rounds = flags.value::<u32>("--rounds", "a number of rounds")?;
-    let rounds = rounds.ok_or_else(|| Failure::Usage("soak wants --rounds N".into()))?;
+    let rounds = flags.value::<u32>("--rounds", "a number of rounds")?.map(|n| ("--rounds", n.to_string()));
+    let hours =
+        flags.value::<f64>("--hours", "a number of hours")?.map(|hours| ("--hours", hours.to_string()));
+    let length =
+        rounds.xor(hours).ok_or_else(|| Failure::Usage("soak wants --rounds N or --hours H".into()))?;
+    let plot: Option<String> = flags.value("--plot", "a file")?;
     let seed = seed(&mut flags)?;
     let lock: Option<String> = flags.value("--lock", "AUTO, OFF, DDL or ALL")?;
     let switches = ["--binlog", "--binlog-outside", "--no-identity", "--kill9", "--without-capture"];
     let switches: Vec<&str> = switches.into_iter().filter(|name| flags.switch(name)).collect();
     flags.end()?;
-    let mut words =
-        vec!["soak".to_owned(), "--server".into(), server.clone(), "--rounds".into(), rounds.to_string()];
+    let mut words = vec!["soak".to_owned(), "--server".into(), server.clone(), length.0.into(), length.1];
+    words.extend(plot.into_iter().flat_map(|plot| ["--plot".to_owned(), plot]));
     words.extend(seed);
     words.extend(lock.into_iter().flat_map(|lock| ["--lock".to_owned(), lock]));
     words.extend(switches.into_iter().map(str::to_owned));
@@ -49,6 +53,27 @@ pub fn locks(args: &[String]) -> Result<ExitCode, Failure> {
     let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("locks wants --server NAME".into()))?;
     flags.end()?;
     Ok(run(&server, &["locks".to_owned(), "--server".into(), server.clone()])?)
+}
+
+/// The subcommand `oracle`.
+pub fn oracle(args: &[String]) -> Result<ExitCode, Failure> {
+    let mut flags = Flags::new(args);
+    let server = server(&mut flags)?.ok_or_else(|| Failure::Usage("oracle wants --server NAME".into()))?;
+    let seconds: Option<u64> = flags.value("--seconds", "a number of seconds")?;
+    let dropped: Option<String> = flags.value("--drop-hooks", "names of functions, separated by commas")?;
+    let keep: Option<String> = flags.value("--keep", "a directory that is not there yet")?;
+    let seed = seed(&mut flags)?;
+    flags.end()?;
+    let mut words = vec!["oracle".to_owned(), "--server".into(), server.clone()];
+    let mut add = |name: &str, value: Option<String>| {
+        words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+    };
+    add("--seconds", seconds.map(|seconds| seconds.to_string()));
+    add("--drop-hooks", dropped);
+    add("--keep", keep);
+    words.extend(seed);
+    needs::install(&[&needs::STRACE])?;
+    Ok(run(&server, &words)?)
 }
 
 fn server(flags: &mut Flags) -> Result<Option<String>, Failure> {

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod controls;
+mod faults;
 mod flags;
 mod lab;
 mod mtr;
@@ -26,13 +27,20 @@ usage: cargo xtask COMMAND
                                              portable: for every server on glibc 2.17 or later
   demo [--server NAME] [--seed S]            a backup of a real server under load, restored and checked
   soak --server NAME --rounds N [--seed S]   the same, again and again, source and image compared in the gate;
+       [--hours H] [--plot FILE.svg]         for hours, instead of N rounds: the server's process must not grow;
        [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
        [--no-identity]                       without comparing, so that times are real;
        [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   locks --server NAME                        what tokudb_backup_lock costs other clients beside a long statement
+  oracle --server NAME [--seconds N]         strace beside capture: every change of a file of the data directory must
+       [--seed S] [--drop-hooks NAME,...]    have been seen; control: hooks that are left out must be missed; what strace
+       [--keep DIR]                          wrote is kept in DIR
   bench                                      what an intercepted call and a copy cost, without a database
   controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
+  faults [--stride K]                        every (K-th) call of a backup on its destination fails, in each way, once: a program
+  faults --server NAME [--errno E]           beside the library; or a real server, once and from there on (K: 1)
+         [--stride K]
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
@@ -78,11 +86,13 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "servers" => servers::run(rest),
         "build" => build::run(rest),
         "controls" => controls::run(rest),
+        "faults" => faults::run(rest),
         "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),
         "mtr" => mtr::run(rest),
         "locks" => lab::locks(rest),
+        "oracle" => lab::oracle(rest),
         "test" => test::run(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

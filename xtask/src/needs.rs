@@ -56,10 +56,19 @@ pub const UNSHARE: Need = Need { test: Test::Program("unshare"), packages: &["ut
 /// Fetching of MySQL 5.6.
 pub const NPM: Need = Need { test: Test::Program("npm"), packages: &["npm"] };
 
+/// File systems in files, for destinations that fail.
+pub const VOLUMES: [&Need; 2] = [
+    &Need { test: Test::Program("mkfs.ext4"), packages: &["e2fsprogs"] },
+    &Need { test: Test::Program("losetup"), packages: &["mount"] },
+];
+
 /// A place for what comes from PyPI; `venv` alone is there without it, and fails.
 pub const PYTHON_VENV: Need = Need { test: Test::Python("ensurepip"), packages: &["python3-venv"] };
 /// A server that is linked with our library.
 pub const PATCHELF: Need = Need { test: Test::Program("patchelf"), packages: &["patchelf"] };
+
+/// What the coverage oracle watches servers with.
+pub const STRACE: Need = Need { test: Test::Program("strace"), packages: &["strace"] };
 
 /// The SQL client of `tests/lab`.
 pub const CLIENT: [&Need; 2] = [

@@ -13,7 +13,8 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
     step("what the machine needs", || {
         needs::install(&needs::CLIENT)?;
         needs::install(&needs::TWIN)?;
-        needs::install(&[&needs::PATCHELF, &needs::PYTHON_VENV])?;
+        needs::install(&needs::VOLUMES)?;
+        needs::install(&[&needs::PATCHELF, &needs::PYTHON_VENV, &needs::STRACE])?;
         needs::rust_component("rustfmt", "fmt")?;
         needs::rust_component("clippy", "clippy")
     })?;

@@ -9,27 +9,46 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Error, Result, failed, retry};
+use super::{Error, Folder, Result, failed, retry};
 
 /// Device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
+    /// `st_dev`.
     pub device: u64,
+    /// `st_ino`.
     pub inode: u64,
 }
 
 impl Id {
+    /// What `stat` was told of.
     pub fn of(stat: &Stat) -> Id {
         Id { device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    /// Of an open directory.
+    pub fn of_folder(folder: &Folder) -> Result<Id> {
+        id_of(folder.as_fd()).map_err(|errno| failed("look at", folder.path(), errno))
+    }
+
+    /// Whether a path leads to it.
+    pub fn is_found_by(&self, path: &Path) -> Result<bool> {
+        match rustix::fs::stat(path) {
+            Ok(stat) => Ok(Id::of(&stat) == *self),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            Err(errno) => Err(failed("look at", path, errno)),
+        }
     }
 }
 
 /// An existing directory, opened.
 #[derive(Debug)]
 pub struct Place {
-    /// Its real path.
+    /// Its real path, for messages and for what is mounted there.
     pub path: PathBuf,
+    /// The directory.
     pub fd: OwnedFd,
+    /// What it is.
     pub id: Id,
     /// The directories on the way up to the root, this one first.
     above: Vec<Id>,
@@ -52,24 +71,29 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = retry(|| rustix::fs::open(path, flags, Mode::empty()))
             .map_err(|errno| failed("open the directory", path, errno))?;
+        Place::of(fd, path)
+    }
+
+    /// The directory that was opened by `path`, which is not looked up again: where it is, the kernel tells.
+    pub fn of(fd: OwnedFd, path: &Path) -> Result<Place> {
         let id = id_of(fd.as_fd()).map_err(|errno| failed("look at", path, errno))?;
-        let real =
-            std::fs::canonicalize(path).map_err(|error| Error::io("find the real path of", path, &error))?;
-        let same = rustix::fs::stat(&real).is_ok_and(|stat| Id::of(&stat) == id);
-        if !same {
-            let text = format!("{} was replaced while it was being opened", path.display());
-            return Err(Error::new(libc::EBUSY, text));
-        }
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .map_err(|error| Error::io("find in /proc the real path of", path, &error))?;
         let above = above(fd.as_fd(), id).map_err(|errno| failed("look at what is above", path, errno))?;
         let location = location(fd.as_fd(), &real);
         Ok(Place { path: real, fd, id, above, location })
     }
 
-    /// Whether this is `other` or lies below it.
+    /// Whether this is the directory `other` or lies below it, as `..` leads.
+    pub fn is_below(&self, other: Id) -> bool {
+        self.above.contains(&other)
+    }
+
+    /// Whether this is `other` or lies below it, wherever either is mounted.
     pub fn is_inside(&self, other: &Place) -> bool {
         let same_file_system = self.location.as_ref().zip(other.location.as_ref());
         self.path.starts_with(&other.path)
-            || self.above.contains(&other.id)
+            || self.is_below(other.id)
             || same_file_system.is_some_and(|(this, other)| {
                 this.device == other.device && this.path.starts_with(&other.path)
             })

@@ -108,8 +108,8 @@ fn from_nothing_to_complete() {
     assert_eq!((mode(&path), mode(&marker)), (0o750, 0o640));
 
     let image = destination.make_image("mysql_data_dir").unwrap();
-    assert_eq!(image, path.join("mysql_data_dir"));
-    assert_eq!(mode(&image), 0o750);
+    assert_eq!(image.path(), path.join("mysql_data_dir"));
+    assert_eq!(mode(image.path()), 0o750);
     assert_refused(&destination.make_image("mysql_data_dir").unwrap_err(), libc::EEXIST, "mysql_data_dir");
     assert_refused(&destination.make_image("a\0b").unwrap_err(), libc::EINVAL, "named");
 
@@ -365,7 +365,7 @@ fn a_destination_that_is_gone_is_no_success() {
 
     fs::create_dir(scene.at("parent")).unwrap();
     let mut destination = scene.prepare("parent/d").unwrap();
-    let image = destination.make_image("mysql_data_dir").unwrap();
+    let image = destination.make_image("mysql_data_dir").unwrap().path().to_owned();
     fs::rename(scene.at("parent"), scene.at("moved")).unwrap();
     gone(&destination);
     fs::rename(scene.at("moved"), scene.at("parent")).unwrap();
@@ -401,7 +401,7 @@ fn what_is_discarded_leaves_nothing() {
     // What holds something stays, marked.
     let mut destination = scene.prepare("new").unwrap();
     let image = destination.make_image("a").unwrap();
-    fs::write(image.join("x"), "").unwrap();
+    fs::write(image.path().join("x"), "").unwrap();
     destination.discard();
     assert_eq!(names(&scene.at("new")), ["a", "backup_incomplete"]);
     // A directory that has taken the place of ours is not ours to remove.
@@ -419,4 +419,167 @@ fn paths_with_names_that_are_not_utf8_can_be_sources() {
     fs::create_dir(&source).unwrap();
     let path = scene.at("new");
     Destination::prepare(path.as_os_str().as_bytes(), None, &[source]).unwrap();
+}
+
+/// Another process that exchanges two names in a tight loop.
+struct Swapper(libc::pid_t);
+
+impl Swapper {
+    fn new(one: &Path, other: &Path) -> Swapper {
+        let [one, other] = [one, other].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
+        // SAFETY: the child makes system calls on what was made ready before, and nothing else; it ends with its parent.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: constants and two C strings.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                loop {
+                    let here = libc::AT_FDCWD;
+                    libc::renameat2(here, one.as_ptr(), here, other.as_ptr(), libc::RENAME_EXCHANGE);
+                }
+            }
+        }
+        assert!(child > 0);
+        Swapper(child)
+    }
+}
+
+impl Drop for Swapper {
+    fn drop(&mut self) {
+        // SAFETY: a child of ours, which nobody else waits for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Takes the link away, whichever of the two it is now.
+fn put_back(target: &Path, link: &Path) {
+    if target.is_symlink() {
+        fs::remove_file(target).unwrap();
+        fs::rename(link, target).unwrap();
+    } else {
+        fs::remove_file(link).unwrap();
+    }
+}
+
+/// A component is a directory at one moment and a link out of the prefix, or into the source, at the next: nothing is
+/// made on the other side.
+#[test]
+fn a_component_that_is_swapped_leads_nowhere() {
+    let scene = Scene::new();
+    for name in ["allowed/way/old", "outside/old", "data/old"] {
+        fs::create_dir_all(scene.at(name)).unwrap();
+    }
+    let untouched = || {
+        for (place, held) in
+            [("outside", &["old"][..]), ("outside/old", &[]), ("data", &["db", "old"]), ("data/old", &[])]
+        {
+            assert_eq!(names(&scene.at(place)), held, "{place}");
+        }
+    };
+    for (lead, prefix) in [("outside", Some("allowed")), ("data", None)] {
+        let link = scene.at("link");
+        symlink(scene.at(lead), &link).unwrap();
+        let swapper = Swapper::new(&scene.at("allowed/way"), &link);
+        let (mut made, mut refused) = (0, 0);
+        // Each kind comes by chance: until there were some of both.
+        while made < 60 || refused < 60 {
+            for path in ["allowed/way/new", "allowed/way/old"] {
+                match scene.prepare_below(path, prefix) {
+                    Ok(mut destination) => {
+                        made += 1;
+                        destination.make_image("image").unwrap();
+                        destination.write("file", b"content").unwrap();
+                        untouched();
+                        destination.folder().remove_file(c"file").unwrap();
+                        destination.discard();
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!([libc::EPERM, libc::EINVAL].contains(&error.errno), "{error}");
+                    }
+                }
+                untouched();
+            }
+        }
+        println!("{lead}: {made} made, {refused} refused");
+        drop(swapper);
+        put_back(&scene.at("allowed/way"), &link);
+    }
+}
+
+/// The destination itself and what is below it: everything that is done in it while a component is swapped.
+#[test]
+fn what_is_below_is_never_reached_through_a_link() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.at("outside/a/b")).unwrap();
+    fs::write(scene.at("outside/a/b/file"), "precious").unwrap();
+    let destination = scene.prepare("new").unwrap();
+    let folder = destination.folder();
+    fs::create_dir_all(scene.at("new/a/b")).unwrap();
+    fs::write(scene.at("new/a/b/file"), "ours").unwrap();
+    for (target, lead) in
+        [("new/a", "outside/a"), ("new/a/b", "outside/a/b"), ("new/a/b/file", "outside/a/b/file")]
+    {
+        let link = scene.at("link");
+        symlink(scene.at(lead), &link).unwrap();
+        let swapper = Swapper::new(&scene.at(target), &link);
+        let below = Path::new("a/b/file");
+        let (mut read, mut refused) = (0, 0);
+        while read < 300 || refused < 300 {
+            match folder.read_below(below) {
+                Ok(content) => {
+                    read += 1;
+                    assert_eq!(content.as_deref(), Some(&b"ours"[..]));
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!([libc::ELOOP, libc::ENOTDIR].contains(&error.errno), "{error}");
+                }
+            }
+            let made = folder.folder(Path::new("a/b")).and_then(|folder| {
+                folder.create(c"made", FILE_MODE)?;
+                folder.make_folder(c"folder", DIRECTORY_MODE)?.create(c"made", FILE_MODE)?;
+                folder.folder(Path::new("folder"))?.remove_file(c"made")?;
+                folder.remove_folder(c"folder")?;
+                folder.remove_file(c"made")
+            });
+            if let Err(error) = made {
+                assert!([libc::ELOOP, libc::ENOTDIR].contains(&error.errno), "{error}");
+            }
+            assert_eq!(names(&scene.at("outside/a/b")), ["file"]);
+            folder
+                .walk(Path::new("a"), &mut |path, _, _, _| {
+                    assert!(path.starts_with("a"));
+                    Ok(())
+                })
+                .or_else(|error| {
+                    if [libc::ELOOP, libc::ENOTDIR].contains(&error.errno) { Ok(()) } else { Err(error) }
+                })
+                .unwrap();
+        }
+        drop(swapper);
+        put_back(&scene.at(target), &link);
+    }
+    assert_eq!(fs::read_to_string(scene.at("outside/a/b/file")).unwrap(), "precious");
+    // Ways out that need no link, and what is no file.
+    for path in ["/etc/passwd", "../data", "a/../../data/db", "."] {
+        assert_refused(
+            &folder
+                .folder(Path::new(path))
+                .map(drop)
+                .and(folder.read_below(Path::new(path)).map(drop))
+                .unwrap_err(),
+            libc::EINVAL,
+            path,
+        );
+    }
+    let fifo = CString::new(scene.at("new/fifo").as_os_str().as_bytes()).unwrap();
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    assert_refused(&folder.read(c"fifo").unwrap_err(), libc::ELOOP, "no regular file");
+    let error = folder.folder(Path::new("nowhere")).unwrap_err();
+    assert_refused(&error, libc::ENOENT, "/new/nowhere");
 }

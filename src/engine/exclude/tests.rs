@@ -182,6 +182,67 @@ fn hostile_expressions_end_in_errors_on_a_small_stack() {
     thread.unwrap().join().unwrap();
 }
 
+/// The most that one expression may take, with a wide margin: measured are 4 s to compile and 1 s to match, without
+/// optimisation, on a busy machine. Exponential would be longer than anybody waits.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[test]
+fn time_is_bounded_whatever_the_shape() {
+    let shapes = [
+        // What takes exponential time where expressions are tried by going back.
+        "(x+x+)+y".to_owned(),
+        "(a|a)*b".to_owned(),
+        "(a|aa)+$".to_owned(),
+        "(.*)*(.*)*(.*)*z".to_owned(),
+        "(a?){40}a{40}$".to_owned(),
+        "([a-z]+)*[0-9]([a-z]*)*$".to_owned(),
+        // What has exponentially many states when it is made deterministic.
+        "(a|b)*a(a|b){200}$".to_owned(),
+        "(a|b)*a(a|b){3000}c".to_owned(),
+        // Nothing at all, many times.
+        "(){32767}".to_owned(),
+        "(){32767}{32767}{32767}".to_owned(),
+        "(|){1000}{1000}{1000}".to_owned(),
+        "(^){32767}{32767}".to_owned(),
+        "(\\b){32767}{32767}".to_owned(),
+        "((((){999}){999}){999}){999}".to_owned(),
+        // As much as fits.
+        "a{1000}{1000}".to_owned(),
+        "(a{1,100}){1,100}".to_owned(),
+        ".{0,32767}z".to_owned(),
+        "(a?){32767}".to_owned(),
+        "[^b]{0,9999}c".to_owned(),
+        format!("({})*z", "a?".repeat(20_000)),
+        format!("{}z", ".*".repeat(30_000)),
+        format!("({}|z)+y", "a|".repeat(30_000)),
+        format!("{}z", "(a|b|".repeat(40) + &")*".repeat(40)),
+        "[[:alnum:]/._-]{1,255}{1,16}$".to_owned(),
+        "[".repeat(LONGEST),
+        "[a".repeat(LONGEST / 2),
+        "\\".repeat(LONGEST / 2),
+        "{1}".repeat(LONGEST / 3),
+        "a|".repeat(500_000),
+        "a".repeat(1 << 20),
+    ];
+    let paths = ["a".repeat(1024), format!("/{}", "ab".repeat(511))];
+    for shape in shapes {
+        let start = std::time::Instant::now();
+        let parsed = Exclude::parse(&shape);
+        let to_parse = start.elapsed();
+        let start = std::time::Instant::now();
+        if let Ok(exclude) = &parsed {
+            for path in &paths {
+                exclude.matches(path.as_bytes());
+            }
+        }
+        let to_match = start.elapsed();
+        let shown = shorten(&shape);
+        println!("{to_parse:?} {to_match:?} {} {shown}", parsed.is_ok());
+        assert!(to_parse < PATIENCE && to_match < PATIENCE, "{to_parse:?} {to_match:?} {shown}");
+        assert!(parsed.map_or_else(|error| error.errno == libc::EINVAL, |_| true), "{shown}");
+    }
+}
+
 #[test]
 fn alternatives_by_the_thousand() {
     let names: Vec<String> = (0..3000).map(|n| format!("table_{n}")).collect();

@@ -35,6 +35,7 @@ fn sample() -> Manifest {
         ],
         binlog: Some(Binlog {
             file: "binlog.000002".into(),
+            file_hex: None,
             size: 4711,
             position: Some(4700),
             gtid_mode: Some("ON".into()),
@@ -94,6 +95,56 @@ fn it_reads_well() {
         assert!(text.lines().any(|other| other == line), "no line {line}\n{text}");
     }
     assert!(text.ends_with("\n}\n"));
+}
+
+/// Names of any bytes: the text is JSON whose lines nobody can forge, and each is read back as it was.
+#[test]
+fn no_name_confuses_a_reader() {
+    let mut names: Vec<Vec<u8>> =
+        (1..=u8::MAX).filter(|byte| *byte != b'/').map(|byte| vec![b'd', byte]).collect();
+    for name in [
+        &b"x\", \"kind\": \"directory"[..],
+        b"x\"},\n{\"path\": \"y",
+        b"\\",
+        b"\\u0041",
+        b"\xE2\x80\xA8line\xE2\x80\xA9separators",
+        b"\xEF\xBB\xBFmark of order",
+        b"\xE2\x80\xAEetad.dbi",
+        b"\xED\xA0\x80 half of a pair",
+        b"\xC0\xAE\xC0\xAE",
+        b"64ff",
+    ] {
+        names.push(name.to_vec());
+    }
+    let sample = sample();
+    let file = |name: &Vec<u8>| Entry {
+        path: PathBuf::from("mysql_data_dir").join(raw(name)),
+        target: Some(raw(name)),
+        kind: Kind::Link,
+        ..sample.files[1].clone()
+    };
+    let manifest = Manifest {
+        files: names.iter().map(file).collect(),
+        unseen: names.iter().map(|name| Name(raw(name))).collect(),
+        server: Some(Server { flavour: "a\"\n}".into(), version: "\u{1}\u{7f}\\".into() }),
+        ..sample.clone()
+    };
+    let text = text(&manifest);
+    assert_eq!(Manifest::read(text.as_bytes()).unwrap(), manifest);
+    assert!(text.bytes().all(|byte| byte == b'\n' || byte >= b' '), "control characters");
+    let files: Vec<&str> = text.lines().filter(|line| line.contains("\"kind\": \"link\"")).collect();
+    assert_eq!(files.len(), names.len(), "an element a line");
+    for (line, name) in files.iter().zip(&names) {
+        let entry: serde_json::Value = serde_json::from_str(line.trim_end_matches([',', ']'])).unwrap();
+        let path = [b"mysql_data_dir/", &name[..]].concat();
+        match std::str::from_utf8(&path) {
+            Ok(path) => assert_eq!((entry["path"].as_str(), entry.get("path_hex")), (Some(path), None)),
+            Err(_) => {
+                let hex: String = path.iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!((entry.get("path"), entry["path_hex"].as_str()), (None, Some(&*hex)));
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Tables that were created with DATA DIRECTORY, tablespaces that were added elsewhere, databases that are symbolic
 //! links: where links and .isl files lead, what lies in innodb_directories, what the server has open.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::FileType;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,6 +13,7 @@ use crate::backup::{Choice, Members};
 use crate::engine::destination::{INCOMPLETE, MANIFEST};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
+use crate::engine::source;
 use crate::plugin::redo;
 use crate::server::Host;
 use crate::server::files::{ServerFiles, engine_variable};
@@ -22,6 +23,8 @@ const ENDINGS: [&str; 17] = [
     ".ibd", ".ibu", ".isl", ".cfg", ".frm", ".par", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV", ".CSM", ".ARZ",
     ".ARM", ".MRG", ".tokudb", ".sst",
 ];
+/// More than an .isl file holds, bytes.
+const LONGEST_PATH: u64 = 64 << 10;
 /// Those of InnoDB's tablespaces.
 const TABLESPACES: [&str; 2] = [".ibd", ".ibu"];
 /// Beginnings of names of tablespaces and engine logs.
@@ -160,8 +163,8 @@ pub fn leads_out(what: &Path, target: &Path) -> Error {
 fn leads_to(path: &Path, kind: FileType, data_dir: &Path) -> Result<Option<PathBuf>> {
     let target = if kind.is_symlink() {
         path.to_owned()
-    } else if path.extension() == Some(OsStr::new("isl")) {
-        match std::fs::read(path) {
+    } else if kind.is_file() && path.extension() == Some(OsStr::new("isl")) {
+        match read_path(path) {
             Ok(target) => data_dir.join(from_bytes(target.trim_ascii())),
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("read", path, &e)),
@@ -174,6 +177,16 @@ fn leads_to(path: &Path, kind: FileType, data_dir: &Path) -> Result<Option<PathB
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("resolve", &target, &e)),
     }
+}
+
+/// What a small file holds. A FIFO in its place is not waited for, a device not read.
+fn read_path(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = source::open_file(rustix::fs::CWD, &CString::new(path.as_os_str().as_bytes())?)?;
+    let mut content = Vec::new();
+    if source::type_of(&rustix::fs::fstat(&file)?) == source::Type::File {
+        std::fs::File::from(file).take(LONGEST_PATH).read_to_end(&mut content)?;
+    }
+    Ok(content)
 }
 
 /// Real paths of the table files that the server has open, its temporary tables excepted.
@@ -234,6 +247,8 @@ fn walk(
             Err(e) => return Err(Error::io("list", &directory, &e)),
         };
         for entry in entries {
+            // A large expression takes its time for each.
+            poll()?;
             let entry = entry.map_err(|e| Error::io("list", &directory, &e))?;
             let path = entry.path();
             if !members.hold(top, &path) || exclude.matches(path.as_os_str().as_bytes()) {

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Layout, from_bytes, names_in, really, split};
+use super::{Layout, MASTER_INFO, RELAY_LOG_INFO, from_bytes, names_in, really, split};
 use crate::backup::{Choice, Members};
 use crate::engine::error::Result;
 use crate::server::Host;
 use crate::server::files::{ServerFiles, engine_number, engine_variable, server_number};
 
-/// Variables that name a directory, and the names in it that are the engine's; none: all.
+/// Variables that name a directory, and how the names in it that are the engine's begin, or after a star end; none: all.
 const DIRECTORIES: [(&str, &[&str]); 9] = [
     ("innodb_log_group_home_dir", &["ib_logfile", "#innodb_redo"]),
-    ("innodb_undo_directory", &["undo"]),
+    ("innodb_undo_directory", &["undo", "*.ibu"]),
     ("innodb_doublewrite_dir", &["#ib_"]),
     ("aria_log_dir_path", &["aria_log"]),
     ("rocksdb_datadir", &[]),
@@ -29,20 +29,20 @@ const NUMBERS: [&str; 4] =
 
 impl Layout {
     pub(super) fn add_engines(&mut self, host: &Host) -> Result<()> {
-        for (variable, beginnings) in DIRECTORIES {
+        for (variable, names) in DIRECTORIES {
             let Some(value) = engine_variable(host, variable) else { continue };
             let directory = self.data_dir().join(from_bytes(&value));
-            if beginnings.is_empty() {
+            if names.is_empty() {
                 if let Ok(path) = directory.canonicalize() {
                     self.add(variable, path, Members::All);
                 }
             } else {
-                self.add_chosen(variable, &directory, beginning(beginnings))?;
+                self.add_chosen(variable, &directory, choices(names))?;
             }
         }
         let home = self.data_home(host);
         // What lies there unless a variable of its own says where.
-        self.add_chosen(DATA_HOME, &home, beginning(&["undo", "#ib_", "ib_buffer_pool"]))?;
+        self.add_chosen(DATA_HOME, &home, choices(&["undo", "*.ibu", "#ib_", "ib_buffer_pool"]))?;
         let tablespaces = engine_variable(host, DATA_FILES).unwrap_or_default();
         for name in names_in(&tablespaces) {
             let path = home.join(from_bytes(name));
@@ -86,6 +86,8 @@ impl Layout {
             ("relay_log", &files.relay_log, "."),
             ("log_bin_index", &files.log_bin_index, ""),
             ("relay_log_index", &files.relay_log_index, ""),
+            (RELAY_LOG_INFO, &files.relay_log_info, ""),
+            (MASTER_INFO, &files.master_info, ""),
         ];
         for (variable, path, end) in logs {
             // Logs are named by what their names begin with.
@@ -93,7 +95,9 @@ impl Layout {
                 continue;
             };
             path.push(end);
-            if let Some(image) = self.seen_from_data_dir(Path::new(&path)) {
+            let image = self.seen_from_data_dir(Path::new(&path));
+            let is_default = |image: &String| image.starts_with("./") && variable.ends_with("_info_file");
+            if let Some(image) = image.filter(|image| !is_default(image)) {
                 note(variable, image.strip_suffix(end).unwrap_or(&image).to_owned());
             }
         }
@@ -139,8 +143,12 @@ impl Layout {
     }
 }
 
-fn beginning(beginnings: &[&str]) -> Vec<Choice> {
-    beginnings.iter().map(|beginning| Choice::Beginning(beginning.as_bytes().to_vec())).collect()
+fn choices(patterns: &[&str]) -> Vec<Choice> {
+    let choice = |pattern: &&str| match pattern.strip_prefix('*') {
+        Some(ending) => Choice::Ending(ending.into()),
+        None => Choice::Beginning((*pattern).into()),
+    };
+    patterns.iter().map(choice).collect()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -112,7 +112,7 @@ impl Scene {
     }
 
     fn refused(&self) -> Error {
-        let error = turn_names(&self.path(), &directories_to("../ts"), &[]).unwrap_err();
+        let error = turned_in(&self.path(), &directories_to("../ts"), &[]).unwrap_err();
         assert_eq!(std::fs::read(self.path()).unwrap(), self.bytes, "{error}");
         assert!(error.to_string().contains(&self.path().display().to_string()), "{error}");
         error
@@ -123,6 +123,11 @@ impl Scene {
         assert!(work.is_complete);
         work
     }
+}
+
+fn turned_in(path: &Path, directories: &Directories, tablespaces: &[Tablespace]) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    turn_names(&file, path, directories, tablespaces)
 }
 
 fn directories_to(to: &str) -> Directories {
@@ -175,8 +180,12 @@ fn names_are_turned_wherever_they_lie() {
     assert_eq!(records, turned(b"/vol/e"));
     for begin in begins() {
         let scene = Scene::new(begin, &records);
-        assert_eq!(directories(&scene.path()).unwrap(), [b"/vol/e".to_vec()].into(), "{begin:?}");
-        turn_names(&scene.path(), &directories_to("../ts"), &[Tablespace { id: 5, name: new.to_vec() }])
+        assert_eq!(
+            directories(&File::open(scene.path()).unwrap(), &scene.path()).unwrap(),
+            [b"/vol/e".to_vec()].into(),
+            "{begin:?}"
+        );
+        turned_in(&scene.path(), &directories_to("../ts"), &[Tablespace { id: 5, name: new.to_vec() }])
             .unwrap();
         // What is written is what a server would have written.
         let expected = Scene::new(begin, &turned(b"../ts/"));
@@ -196,7 +205,7 @@ fn what_the_log_does_not_name_is_added_to_blocks() {
         .collect();
     for begin in begins().filter(|begin| begin.format == IN_BLOCKS) {
         let scene = Scene::new(begin, &[names_file(1000, b"./d/t.ibd")]);
-        turn_names(&scene.path(), &Directories::new(), &more).unwrap();
+        turned_in(&scene.path(), &Directories::new(), &more).unwrap();
         let added = more[1..].iter().map(|tablespace| names_file(tablespace.id, &tablespace.name));
         let records: Vec<_> = [names_file(1000, b"./d/t.ibd")].into_iter().chain(added).collect();
         let (found, expected) = (scene.work(), Scene::new(begin, &records).work());
@@ -204,7 +213,7 @@ fn what_the_log_does_not_name_is_added_to_blocks() {
     }
     // Nothing has to be known in the newer format.
     let scene = Scene::new(in_a_ring(0), &[]);
-    turn_names(&scene.path(), &Directories::new(), &more).unwrap();
+    turned_in(&scene.path(), &Directories::new(), &more).unwrap();
     assert_eq!(std::fs::read(scene.path()).unwrap(), scene.bytes);
 }
 
@@ -220,7 +229,7 @@ fn a_cut_off_end_is_written_over() {
         scene.bytes[last..last + 512].fill(0);
         let scene = scene.written();
         assert!(scene.work().end < whole);
-        turn_names(&scene.path(), &Directories::new(), &[Tablespace { id: 9, name: b"./d/n.ibd".to_vec() }])
+        turned_in(&scene.path(), &Directories::new(), &[Tablespace { id: 9, name: b"./d/n.ibd".to_vec() }])
             .unwrap();
         let named = scene.work().named;
         assert_eq!(named, [5, 9].into());
@@ -232,7 +241,7 @@ fn a_log_that_is_too_full_is_left_alone() {
     let filler = names_file(5, &[b"./", &[b'x'; 500][..], b"/t.ibd"].concat());
     let scene = Scene::new(in_blocks(0), &vec![filler; 26]);
     let tablespace = Tablespace { id: 9, name: [b"./", &[b'n'; 100][..], b"/t.ibd"].concat() };
-    let error = turn_names(&scene.path(), &Directories::new(), &[tablespace]).unwrap_err();
+    let error = turned_in(&scene.path(), &Directories::new(), &[tablespace]).unwrap_err();
     assert_eq!(error.errno, libc::ENOSPC, "{error}");
 }
 
@@ -240,7 +249,7 @@ fn a_log_that_is_too_full_is_left_alone() {
 fn what_is_not_understood_is_refused() {
     for begin in [in_a_ring(50), in_blocks(50)] {
         let named = || Scene::new(begin, &[names_file(5, OLD)]);
-        assert!(turn_names(&named().path(), &directories_to("../ts"), &[]).is_ok());
+        assert!(turned_in(&named().path(), &directories_to("../ts"), &[]).is_ok());
         let with = |change: &dyn Fn(&mut [u8])| {
             let mut scene = named();
             change(&mut scene.bytes);
@@ -263,7 +272,7 @@ fn what_is_not_understood_is_refused() {
         assert!(odd.refused().message.contains("/vol/e//t.ibd"));
         let elsewhere = Scene::new(begin, &[names_file(5, b"/x/d/t.ibd")]);
         assert!(elsewhere.refused().message.contains("/x/d/t.ibd"), "nobody said where to");
-        let error = turn_names(&named().path(), &directories_to("../long"), &[]).unwrap_err();
+        let error = turned_in(&named().path(), &directories_to("../long"), &[]).unwrap_err();
         assert!(error.message.contains("/vol/e/d/t.ibd"), "{error}");
     }
     let two = Scene::new(in_blocks(0), &[]);

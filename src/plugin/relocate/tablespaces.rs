@@ -1,7 +1,7 @@
 //! InnoDB's tablespaces from elsewhere, and the .isl files that lead to them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -9,14 +9,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
-use super::{image_of, normal, relative, walk};
+use super::{image_of, normal, relative};
 use crate::backup::Members;
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
+use crate::engine::folder::Folder;
 use crate::engine::manifest::{Moved, Name};
-use crate::plugin::indexes::{rewrite, sync_directory_of};
+use crate::plugin::indexes::rewrite;
 use crate::plugin::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out};
 use crate::plugin::redo::{self, Directories, Tablespace};
 
@@ -50,16 +52,16 @@ pub struct Beside {
 
 impl Place {
     /// Finds it.
-    pub fn of(destination: &Path, layout: &Layout) -> Result<Place> {
+    pub fn of(destination: &Folder, layout: &Layout) -> Result<Place> {
         if layout.finds_tablespaces {
             return Ok(Place::Home);
         }
         let Some(log) = layout.redo_log.as_deref().filter(|_| layout.parts.iter().any(is_elsewhere)) else {
             return Ok(Place::Stay);
         };
-        let image = layout.image_of(log).map(|image| destination.join(image));
+        let image = layout.image_of(log);
         let image = image.ok_or_else(|| leads_out(Path::new("innodb_log_group_home_dir"), log))?;
-        if !image.exists() {
+        if destination.open_below(&image)?.is_none() {
             return Ok(Place::Stay);
         }
         Beside::of(destination, layout, image).map(Place::Beside).or_else(|error| {
@@ -72,9 +74,9 @@ impl Place {
     }
 
     /// An .isl file holds the path of a tablespace, which servers take relative to the data directory.
-    pub fn turn_isl(&self, destination: &Path, layout: &Layout, isl: &Path) -> Result<()> {
-        let path = destination.join(isl);
-        let content = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+    pub fn turn_isl(&self, layout: &Layout, isl: &Path, folder: &Folder, name: &CStr) -> Result<()> {
+        let gone = || Error::io("read", &folder.path_of(name), &Errno::NOENT.into());
+        let content = folder.read(name)?.ok_or_else(gone)?;
         let target = content.trim_ascii();
         let led = layout.data_dir().join(OsStr::from_bytes(target));
         let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
@@ -87,11 +89,11 @@ impl Place {
         if wanted == target {
             return Ok(());
         }
-        rewrite(&path, &wanted)
+        rewrite(folder, name, &wanted)
     }
 
     /// Moves the tablespaces there, and makes MariaDB's log tell it.
-    pub fn settle(&self, destination: &Path, layout: &Layout) -> Result<Vec<Moved>> {
+    pub fn settle(&self, destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
         let mut moved = Vec::new();
         if *self == Place::Stay {
             return Ok(moved);
@@ -106,38 +108,45 @@ impl Place {
             for path in tablespaces {
                 let below = path.strip_prefix(image).unwrap_or(&path);
                 let to = folder.join(path.file_name().unwrap_or_default());
-                move_file(&destination.join(&path), &destination.join(&to))?;
+                move_file(destination, &path, &to)?;
                 moved.push(Moved { path: Name(to), from: Name(part.path.join(below)) });
             }
-            sync_directory_of(&destination.join(image).join("x"))?;
         }
         if let Place::Beside(beside) = self {
-            redo::turn_names(&beside.log, &beside.names, &beside.numbered(destination, &moved)?)?;
+            let (folder, name) = destination.parent_of(&beside.log)?;
+            let path = folder.path_of(&name);
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let log = rustix::fs::openat(&folder, &name, flags, Mode::empty())
+                .map_err(|errno| Error::io("open", &path, &errno.into()))?;
+            let more = beside.numbered(destination, &moved)?;
+            redo::turn_names(&File::from(log), &path, &beside.names, &more)?;
         }
         Ok(moved)
     }
 
     /// The folder for a part's tablespaces, named after their schema.
-    fn folder(&self, destination: &Path, part: &Part) -> Result<PathBuf> {
+    fn folder(&self, destination: &Folder, part: &Part) -> Result<PathBuf> {
         let home = Path::new(DATA_DIR_IMAGE);
         let schema = part.path.file_name().unwrap_or_default();
         let known = |beside: &Beside| beside.directories.get(part.path.parent()?).cloned();
         let Place::Beside(beside) = self else {
             // fil0fil.cc: is_valid_location.
             let schema = home.join(schema);
-            return Ok(if destination.join(&schema).is_dir() { schema } else { home.to_owned() });
+            return Ok(if is_directory(destination, &schema) { schema } else { home.to_owned() });
         };
         let directory = known(beside).ok_or_else(|| leads_out(&part.path, &part.path))?;
         let folder = Path::new(&directory).join(schema);
-        make_like(&destination.join(&directory), &destination.join(home))?;
-        make_like(&destination.join(&folder), &destination.join(&part.image))?;
+        make_like(destination, Path::new(&directory), home)?;
+        make_like(destination, &folder, Path::new(&part.image))?;
         Ok(folder)
     }
 }
 
 impl Beside {
-    fn of(destination: &Path, layout: &Layout, log: PathBuf) -> Result<Beside> {
-        let named: Vec<(Vec<u8>, PathBuf)> = redo::directories(&log)?
+    fn of(destination: &Folder, layout: &Layout, log: PathBuf) -> Result<Beside> {
+        let gone = || Error::io("open", &log, &Errno::NOENT.into());
+        let file = destination.open_below(&log)?.ok_or_else(gone)?;
+        let named: Vec<(Vec<u8>, PathBuf)> = redo::directories(&file, &destination.path().join(&log))?
             .into_iter()
             .map(|name| (name.clone(), real_directory(layout, &[&name[..], b"/d/t.ibd"].concat())))
             .collect();
@@ -172,12 +181,12 @@ impl Beside {
     }
 
     /// The numbers of tablespaces that were moved, and their names as seen from the data directory.
-    fn numbered(&self, destination: &Path, moved: &[Moved]) -> Result<Vec<Tablespace>> {
+    fn numbered(&self, destination: &Folder, moved: &[Moved]) -> Result<Vec<Tablespace>> {
         let mut tablespaces = Vec::new();
         for Moved { path: Name(path), from: Name(from) } in moved {
             let real = from.ancestors().nth(2).unwrap_or(Path::new("/"));
             let name = self.turned(from.as_os_str().as_bytes(), real);
-            if let (Some(name), Some(id)) = (name, number_of(&destination.join(path))?) {
+            if let (Some(name), Some(id)) = (name, number_of(destination, path)?) {
                 tablespaces.push(Tablespace { id, name });
             }
         }
@@ -201,10 +210,11 @@ fn real_directory(layout: &Layout, name: &[u8]) -> PathBuf {
 }
 
 /// Those in the image of a part.
-fn tablespaces_of(destination: &Path, part: &Part) -> Result<Vec<PathBuf>> {
+fn tablespaces_of(destination: &Folder, part: &Part) -> Result<Vec<PathBuf>> {
     let mut tablespaces = Vec::new();
-    walk(destination, Path::new(&part.image), &mut |path, kind| {
-        if kind.is_file() && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
+    destination.walk(Path::new(&part.image), &mut |path, _, _, stat| {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if is_file && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
             tablespaces.push(path.to_owned());
         }
         Ok(())
@@ -217,33 +227,43 @@ fn is_elsewhere(part: &Part) -> bool {
 }
 
 /// The number of a tablespace, from its first page. `None`: that was not written yet, so the log has it.
-fn number_of(path: &Path) -> Result<Option<u32>> {
+fn number_of(destination: &Folder, path: &Path) -> Result<Option<u32>> {
     /// FIL_PAGE_SPACE_ID.
     const PLACE: u64 = 34;
+    let Some(file) = destination.open_below(path)? else { return Ok(None) };
     let mut number = [0; 4];
-    match File::open(path).and_then(|file| file.read_exact_at(&mut number, PLACE)) {
+    match file.read_exact_at(&mut number, PLACE) {
         Ok(()) => Ok(Some(u32::from_be_bytes(number)).filter(|&number| number != 0)),
         Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(None),
-        Err(e) => Err(Error::io("read", path, &e)),
+        Err(e) => Err(Error::io("read", &destination.path().join(path), &e)),
     }
+}
+
+fn is_directory(destination: &Folder, path: &Path) -> bool {
+    let stat = destination.parent_of(path).and_then(|(folder, name)| folder.stat(&name));
+    stat.ok().flatten().is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// A directory with the owner and mode of another one, if it does not exist.
-fn make_like(path: &Path, model: &Path) -> Result<()> {
-    match std::fs::create_dir(path) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        made => made.map_err(|e| Error::io("make", path, &e))?,
+fn make_like(destination: &Folder, path: &Path, model: &Path) -> Result<()> {
+    if is_directory(destination, path) {
+        return Ok(());
     }
-    let stat = rustix::fs::stat(model).map_err(|errno| Error::io("look at", model, &errno.into()))?;
-    let made = File::open(path).map_err(|e| Error::io("open", path, &e))?;
-    attributes::apply(made.as_fd(), &stat, path)?;
-    sync_directory_of(path)
+    let (folder, name) = destination.parent_of(path)?;
+    let failed = |errno: Errno| Error::io("look at", &destination.path().join(model), &errno.into());
+    let stat = rustix::fs::fstat(&destination.folder(model)?).map_err(failed)?;
+    let made = folder.make_folder(&name, Mode::RWXU)?;
+    attributes::apply(made.as_fd(), &stat, made.path())?;
+    folder.sync()
 }
 
-fn move_file(from: &Path, to: &Path) -> Result<()> {
-    let cwd = rustix::fs::CWD;
-    rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE).map_err(|errno| {
-        Error::io(&format!("move a tablespace to {}, from", to.display()), from, &errno.into())
+fn move_file(destination: &Folder, from: &Path, to: &Path) -> Result<()> {
+    let (old, old_name) = destination.parent_of(from)?;
+    let (new, new_name) = destination.parent_of(to)?;
+    rustix::fs::renameat_with(&old, &old_name, &new, &new_name, RenameFlags::NOREPLACE).map_err(|errno| {
+        let what = format!("move a tablespace to {}, from", to.display());
+        Error::io(&what, &old.path_of(&old_name), &errno.into())
     })?;
-    sync_directory_of(to)
+    new.sync()?;
+    old.sync()
 }

@@ -88,6 +88,11 @@ impl Installation {
         }
     }
 
+    /// The root of the server's tree, as this machine sees it.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     /// The server's program, as this machine sees it.
     pub fn program(&self) -> PathBuf {
         self.dir.join("root").join(self.program_inside())
@@ -162,18 +167,60 @@ impl Installation {
         }
     }
 
+    /// What InnoDB's own tool says of the checksums of these files' pages; nothing where the server brings no tool.
+    ///
+    /// # Errors
+    /// When the tool cannot be run.
+    pub fn innochecksum(&self, files: &[PathBuf]) -> Result<Option<Vec<String>>> {
+        let root = self.dir.join("root");
+        let tool = root.join("usr/bin/innochecksum");
+        if !tool.is_file() {
+            return Ok(None);
+        }
+        let mut said = Vec::new();
+        // Of the system tablespace all but the doublewrite buffer, where MariaDB leaves copies of pages of any size.
+        let whole: &[&str] = &[""];
+        let around: &[&str] = &["--end-page=63", "--start-page=192"];
+        let parts = files.iter().flat_map(|file| {
+            let parts = if file.ends_with("ibdata1") { around } else { whole };
+            parts.iter().map(move |part| (file, *part))
+        });
+        for (file, part) in parts {
+            let mut command = match self.kind {
+                Kind::MySql56 | Kind::MariaDbOnHost => Command::new(self.dir.join(self.enter)),
+                // Its own loader and libraries are enough: no mount namespace for each file.
+                Kind::MySql | Kind::MariaDb => {
+                    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+                    let mut loader = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+                    loader.arg("--library-path").arg(libraries);
+                    loader
+                }
+            };
+            command.arg(&tool).args(Some(part).filter(|part| !part.is_empty())).arg(file);
+            let output = command.stdin(Stdio::null()).output()?;
+            if !output.status.success() {
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8_lossy(&text);
+                said.push(format!("innochecksum {}: {}\n{text}", file.display(), output.status));
+            }
+        }
+        Ok(Some(said))
+    }
+
     /// Makes a fresh data directory, in which root has no password; `log` gets the server's messages, `tmp` its
     /// temporary files.
     ///
     /// # Errors
     /// When the server cannot do it: with the end of its messages.
-    pub fn initialise(&self, data: &Path, tmp: &Path, log: &Path) -> Result<()> {
+    pub fn initialise(&self, data: &Path, tmp: &Path, log: &Path, options: &[String]) -> Result<()> {
+        let with = |how: &str| [&[how.to_owned()], options].concat();
         match self.kind {
             Kind::MySql56 => self.copy_ready_data(data),
-            Kind::MySql => self.run_once(&["--initialize-insecure"], data, tmp, log, None),
+            Kind::MySql => self.run_once(&with("--initialize-insecure"), data, tmp, log, None),
             Kind::MariaDb | Kind::MariaDbOnHost => {
                 fs::create_dir_all(data.join("mysql"))?;
-                self.run_once(&["--bootstrap"], data, tmp, log, Some(self.system_tables()?.as_bytes()))
+                let tables = self.system_tables()?;
+                self.run_once(&with("--bootstrap"), data, tmp, log, Some(tables.as_bytes()))
             }
         }
         .with_context(|| format!("cannot initialise a data directory of {} in {}", self.name, data.display()))
@@ -190,7 +237,7 @@ impl Installation {
 
     fn run_once(
         &self,
-        options: &[&str],
+        options: &[String],
         data: &Path,
         tmp: &Path,
         log: &Path,

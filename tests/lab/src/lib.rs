@@ -5,24 +5,29 @@
 //!
 //! [`plugged`] is what tests of the plugin itself share.
 //!
-//! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, and of the storm of [`ddl`].
+//! A [`load`] is made of the clients of [`workload`], whose commits a [`ledger`] records, of what makes a server [`busy`], and of the storm of
+//! [`ddl`].
 //! A [`round`] takes a backup under it, starts a server over the [`image`] and [`check`]s it, [`binlog`] included.
+//! The [`oracle`] asks whether capture sees every change that a server makes.
 //! [`replication`] makes servers replicas of each other.
 //! The [`soak`] runs rounds, the [`demo`] shows one, with choices that are a function of a seed ([`rng`]).
 
 pub mod binlog;
 pub mod built;
+pub mod busy;
 pub mod check;
 pub mod client;
 pub mod ddl;
 pub mod demo;
 pub mod features;
+pub mod growth;
 pub mod image;
 pub mod installation;
 pub mod ledger;
 pub mod load;
 pub mod locks;
 pub mod nolog;
+pub mod oracle;
 pub mod plugged;
 pub mod process;
 pub mod replication;

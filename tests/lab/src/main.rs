@@ -1,15 +1,19 @@
-//! `lab`: what `cargo xtask soak`, `demo`, `locks` and `mtr` run.
+//! `lab`: what `cargo xtask soak`, `demo`, `locks`, `oracle` and `mtr` run.
 
 use anyhow::{Result, bail};
 use lab::rng::fresh_seed;
 use lab::round::{Binlog, Settings};
+use lab::soak::Length;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
-const USAGE: &str = "usage: lab soak --server NAME --rounds N [--seed S] [--no-identity] [--binlog] \
-                     [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
+const USAGE: &str = "usage: lab soak --server NAME --rounds N|--hours H [--seed S] [--plot FILE] [--no-identity] \
+                     [--binlog] [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
        lab locks --server NAME
+       lab oracle --server NAME [--seconds N] [--seed S] [--drop-hooks NAME,...] [--keep DIR]
        lab with-server --server NAME -- COMMAND [ARG...]";
 
 fn main() -> ExitCode {
@@ -33,8 +37,17 @@ fn run(args: Vec<String>) -> Result<bool> {
     let seed = flags.value("--seed")?.unwrap_or_else(fresh_seed);
     match command.as_str() {
         "soak" => {
-            let (Some(server), Some(rounds)) = (server, flags.value("--rounds")?) else { bail!("{USAGE}") };
+            let length = match (flags.value("--rounds")?, flags.value::<f64>("--hours")?) {
+                (Some(rounds), None) => Length::Rounds(rounds),
+                (None, Some(hours)) => Length::Time(Duration::try_from_secs_f64(hours * 3600.0)?),
+                _ => bail!("{USAGE}"),
+            };
+            let plot: Option<PathBuf> = flags.value("--plot")?;
+            let Some(server) = server else { bail!("{USAGE}") };
             let mut settings = Settings::new(&server);
+            if let Length::Time(_) = length {
+                settings.more_backups = 3;
+            }
             settings.identity = !flags.switch("--no-identity");
             if flags.switch("--binlog") {
                 settings.binlog = Binlog::Inside;
@@ -49,7 +62,7 @@ fn run(args: Vec<String>) -> Result<bool> {
                 settings.args.push(option);
             }
             flags.end()?;
-            Ok(lab::soak::run(settings, rounds, seed)? == 0)
+            Ok(lab::soak::run(settings, &length, seed, plot.as_deref())? == 0)
         }
         "demo" => {
             flags.end()?;
@@ -59,6 +72,14 @@ fn run(args: Vec<String>) -> Result<bool> {
             flags.end()?;
             let (Some(server), Some(words)) = (server, parts.next()) else { bail!("{USAGE}") };
             lab::with_server::run(&server, words)
+        }
+        "oracle" => {
+            let Some(server) = server else { bail!("{USAGE}") };
+            let load = Duration::from_secs(flags.value("--seconds")?.unwrap_or(60));
+            let dropped = flags.value("--drop-hooks")?.unwrap_or_default();
+            let keep: Option<std::path::PathBuf> = flags.value("--keep")?;
+            flags.end()?;
+            lab::oracle::run(&lab::oracle::Settings { server, load, seed, dropped, keep })
         }
         "locks" => {
             let Some(server) = server else { bail!("{USAGE}") };

@@ -10,7 +10,7 @@ use crate::load::Load;
 use crate::rng::Rng;
 use crate::server::{Options, Server};
 use crate::workload::AtRest;
-use crate::{built, ddl, nolog, workload};
+use crate::{built, busy, ddl, nolog, workload};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct Settings {
     pub lock: Option<String>,
     /// Further options of the server.
     pub args: Vec<String>,
+    /// Backups that are taken before the one that is checked, back to back.
+    pub more_backups: u32,
     /// How long the load runs before the backup, and (a third of it) after.
     pub warm_up: Duration,
     /// Bytes of rows at rest, so that there is something to copy.
@@ -62,6 +64,7 @@ impl Settings {
             kill9: false,
             lock: None,
             args: Vec::new(),
+            more_backups: 0,
             warm_up: Duration::from_millis(900),
             filler: 0,
         }
@@ -122,7 +125,9 @@ impl Lab {
     /// # Errors
     /// When any of it fails.
     pub fn new(settings: Settings, home: &Path, seed: u64) -> Result<Lab> {
-        let mut args = settings.args.clone();
+        let initial = busy::initial_options(&settings.server).iter().map(|option| (*option).to_owned());
+        let initial: Vec<String> = initial.collect();
+        let mut args = [busy::options(&settings.server), initial.clone(), settings.args.clone()].concat();
         let original = home.join("original");
         let log = match settings.binlog {
             Binlog::Default => None,
@@ -139,7 +144,7 @@ impl Lab {
             args.extend([format!("--log-bin={log}"), "--server-id=1".into()]);
         }
         let plugins = if settings.kill9 { Vec::new() } else { vec![built::plugin()?] };
-        let mut options = Options { args, plugins, ..Options::default() };
+        let mut options = Options { args, initial, plugins, ..Options::default() };
         let mut set = |name: &str| options.env.push((name.to_owned(), "1".into()));
         set("TOKUDB_BACKUP_TEST");
         if settings.identity && !settings.without_capture {
@@ -153,6 +158,7 @@ impl Lab {
         let mut conn = server.connect()?;
         let features = Features::of(&mut conn)?;
         let at_rest = workload::prepare(&mut conn, &features, &mut Rng::new(seed), settings.filler)?;
+        busy::prepare(&mut conn, &features)?;
         if !settings.kill9 {
             conn.exec("INSTALL PLUGIN tokudb_backup SONAME 'tokudb_backup.so'")?;
         }
@@ -204,6 +210,7 @@ impl Lab {
         let mut load = Load::new(self.server.conn_options(), number);
         workload::start(&mut load, &self.features, number, &rng)?;
         ddl::start(&mut load, &self.features, &rng)?;
+        busy::start(&mut load, &self.features, base.is_some(), &rng)?;
         if self.settings.at_rest() {
             nolog::start(&mut load, &self.features, &rng)?;
         }
@@ -212,6 +219,10 @@ impl Lab {
 
         step("backup");
         let backup = dir.join("backup");
+        for _ in 0..self.settings.more_backups {
+            self.back_up(&mut conn, &backup, beside)?;
+            fs::remove_dir_all(&backup)?;
+        }
         let from = now();
         let ddl_before = load.shared().ddl.load(Ordering::Relaxed);
         let taken = if self.settings.kill9 {

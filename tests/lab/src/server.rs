@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Options {
     /// Further command line options, as `--log-bin=/path/bl`.
     pub args: Vec<String>,
+    /// Further options with which the data directory is made.
+    pub initial: Vec<String>,
     /// A library to preload into the server (`LD_PRELOAD`).
     pub preload: Option<PathBuf>,
     /// The option file that it reads; none without.
@@ -57,7 +59,8 @@ impl Server {
     /// When the installation is missing or the data directory cannot be made.
     pub fn create(name: &str, home: &Path, options: Options) -> Result<Server> {
         let server = Self::over(name, home, &home.join("data"), options)?;
-        server.installation.initialise(&server.data, &server.tmp(), &server.error_log())?;
+        let initial = &server.options.initial;
+        server.installation.initialise(&server.data, &server.tmp(), &server.error_log(), initial)?;
         Ok(server)
     }
 
@@ -169,6 +172,14 @@ impl Server {
     /// The process id, while the server runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Its resident memory, KiB; 0 while it does not run.
+    pub fn memory(&self) -> u64 {
+        let status = self.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
     }
 
     /// A connection as root.

@@ -1,30 +1,62 @@
 //! Round after round on one server, each with its own seed.
 
+use crate::growth::{self, Sample};
 use crate::image::Manifest;
 use crate::round::{Lab, Round, Settings};
 use crate::scratch::workspace;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Runs `rounds` rounds, the first with seed `seed`, each further one with the next; a line a round, and at the end
-/// one for all. Returns how many did not pass. What a failed round left stays on the disk.
+/// How long a soak goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Length {
+    /// So many rounds.
+    Rounds(u32),
+    /// So long, in one and the same server process, whose memory, descriptors and threads must not grow.
+    Time(Duration),
+}
+
+/// What ran.
+#[derive(Default)]
+struct Ran {
+    rounds: u32,
+    passed: Vec<Round>,
+    samples: Vec<Sample>,
+}
+
+/// Runs rounds, the first with seed `seed`, each further one with the next; a line a round, and at the end one for all.
+/// Returns how many did not pass. What a failed round left stays on the disk. `plot`: where a drawing of what the
+/// server's process held goes, and the same as numbers beside it.
 ///
 /// # Errors
-/// When what passed cannot be removed.
-pub fn run(settings: Settings, rounds: u32, seed: u64) -> Result<u32> {
+/// When what passed cannot be removed, or the drawing not be written.
+pub fn run(settings: Settings, length: &Length, seed: u64, plot: Option<&Path>) -> Result<u32> {
     println!("soak of {}, seed {seed}: {settings:?}", settings.server);
     let name = format!("soak-{}-{seed}-{}", settings.server, std::process::id());
     let home = workspace().join("target").join("lab").join(name);
-    let mut passed = Vec::new();
-    if let Err(error) = run_in(&home, &settings, rounds, seed, &mut passed) {
+    let mut ran = Ran::default();
+    let ended = run_in(&home, &settings, length, seed, &mut ran);
+    if let Err(error) = &ended {
         println!("    the soak cannot go on: {error:#}\n    left in {}", home.display());
     }
-    if let Some(text) = measured(&passed) {
+    if let Some(text) = measured(&ran.passed) {
         println!("{text}");
     }
-    let failed = rounds.saturating_sub(u32::try_from(passed.len())?);
+    let rounds = if let Length::Rounds(rounds) = length { *rounds } else { ran.rounds };
+    let mut failed = rounds.saturating_sub(u32::try_from(ran.passed.len())?);
+    if let (Some(path), Some(last)) = (plot, ran.samples.last()) {
+        let hours = last.at.as_secs_f64() / 3600.0;
+        let title = format!("{}: {} backups in {hours:.2} hours, seed {seed}", settings.server, last.backups);
+        growth::plot(path, &title, &ran.samples)?;
+    }
+    if let Length::Time(_) = length {
+        println!("{}", growth::summary(&ran.samples));
+        let problems = growth::grown(&ran.samples);
+        problems.iter().for_each(|problem| println!("    {problem}"));
+        failed += u32::from(!problems.is_empty() || ended.is_err());
+    }
     println!("soak: {rounds} rounds, {failed} failed, seed {seed}");
     if failed == 0 {
         fs::remove_dir_all(&home).with_context(|| format!("cannot remove {}", home.display()))?;
@@ -32,9 +64,16 @@ pub fn run(settings: Settings, rounds: u32, seed: u64) -> Result<u32> {
     Ok(failed)
 }
 
-fn run_in(home: &Path, settings: &Settings, rounds: u32, seed: u64, passed: &mut Vec<Round>) -> Result<()> {
+fn run_in(home: &Path, settings: &Settings, length: &Length, seed: u64, ran: &mut Ran) -> Result<()> {
     let mut lab = Lab::new(settings.clone(), home, seed)?;
-    for number in 0..rounds {
+    let begun = Instant::now();
+    let goes_on = |rounds: u32| match length {
+        Length::Rounds(wanted) => rounds < *wanted,
+        Length::Time(time) => begun.elapsed() < *time,
+    };
+    while goes_on(ran.rounds) {
+        let number = ran.rounds;
+        ran.rounds += 1;
         let seed = seed + u64::from(number);
         if settings.kill9 && number > 0 {
             // A crash within DDL may have left things behind.
@@ -44,7 +83,11 @@ fn run_in(home: &Path, settings: &Settings, rounds: u32, seed: u64, passed: &mut
         println!("{}", line(number + 1, seed, &round));
         if round.findings.problems.is_empty() {
             fs::remove_dir_all(&round.dir)?;
-            passed.push(round);
+            ran.passed.push(round);
+            if let Some(pid) = lab.server.pid() {
+                let backups = ran.rounds * (1 + settings.more_backups);
+                ran.samples.push(Sample::of(pid, begun.elapsed(), backups)?);
+            }
             continue;
         }
         for problem in &round.findings.problems {

@@ -53,6 +53,7 @@ const TABLES: &[Table] = &[
     table("punched", COLUMNS, "ENGINE=InnoDB COMPRESSION='zlib'", Kept::All, &[MYSQL_9_7]),
     table("pages", COLUMNS, "ENGINE=InnoDB PAGE_COMPRESSED=1", Kept::All, MARIADB),
     table("secret", COLUMNS, "ENGINE=InnoDB ENCRYPTED=YES ENCRYPTION_KEY_ID=1", Kept::All, &[ENGINES]),
+    table("secret", COLUMNS, "ENGINE=InnoDB ENCRYPTION='Y'", Kept::All, &[MYSQL_9_7]),
     table("secret_aria", COLUMNS, "ENGINE=Aria", Kept::AfterRepair, &[ENGINES]),
     table("parts", COLUMNS, "ENGINE=InnoDB PARTITION BY HASH (id) PARTITIONS 5", Kept::All, &[]),
     table("words", "id INT NOT NULL PRIMARY KEY, v TEXT, FULLTEXT KEY (v)", "ENGINE=InnoDB", Kept::All, &[]),
@@ -92,8 +93,29 @@ fn mariadb_11_8() {
     all_engines("mariadb-11.8");
 }
 
+/// A copy of MySQL's program that loads a keyring, which the file beside it says; and the keyring's own settings, to be
+/// found in the plugin folder. Keys are none of the backup's: a restored server is given the same.
+fn with_keyring(options: &mut Options, scratch: &Scratch) {
+    let dir = scratch.path().join("program");
+    fs::create_dir(&dir).unwrap();
+    let program = dir.join("mysqld");
+    fs::copy(lab::installation::Installation::find(MYSQL_9_7).unwrap().program(), &program).unwrap();
+    fs::write(dir.join("mysqld.my"), r#"{"components": "file://component_keyring_file"}"#).unwrap();
+    let settings = dir.join("component_keyring_file.cnf");
+    let keys = scratch.path().join("keyring");
+    fs::write(&settings, format!(r#"{{"path": "{}", "read_only": false}}"#, keys.display())).unwrap();
+    options.plugins.push(settings);
+    options.program = Some(program);
+    options.args = ["--basedir=/usr", "--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON"]
+        .map(str::to_owned)
+        .to_vec();
+}
+
 fn start(name: &str, scratch: &Scratch) -> Server {
     let mut options = Options { plugins: vec![lab::built::plugin().unwrap()], ..Options::default() };
+    if name == MYSQL_9_7 {
+        with_keyring(&mut options, scratch);
+    }
     if name == ENGINES {
         let keys = scratch.path().join("keys");
         fs::write(&keys, "1;770A8A65DA156D24EE2A093277530142\n").unwrap();
@@ -152,7 +174,9 @@ fn all_engines(name: &str) {
         },
     );
 
-    let restored = lab::image::boot(&server, &backup, &scratch.path().join("restored")).unwrap();
+    let mut restored = lab::image::place(&server, &backup, &scratch.path().join("restored")).unwrap();
+    restored.options.program = server.options.program.clone();
+    restored.start().unwrap();
     let mut conn = restored.connect().unwrap();
     for table in &tables {
         let name = table.name;

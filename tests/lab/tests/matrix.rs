@@ -260,6 +260,69 @@ fn under_a_shell(matrix: &mut Matrix) {
     matrix.stop(conn);
 }
 
+/// Starts the server by the real script: what runs the server becomes the program that the script starts.
+const BY_SCRIPT: &str = r#"#!/bin/sh
+set -eu
+here=$(dirname -- "$0")
+words=
+while :; do
+    case $1 in --*) break ;; esac
+    words="$words '$1'"
+    shift
+done
+printf '#!/bin/sh\nexec setpriv --pdeathsig KILL %s "$@"\n' "$words" > "$here/server"
+chmod 755 "$here/server"
+exec sh "$here/script" "$@" --ledir="$here" --mysqld=server
+"#;
+
+#[test]
+fn mysqld_safe_of_mysql() {
+    by_mysqld_safe("mysql-9.7", "usr/bin/mysqld_safe");
+}
+#[test]
+fn mariadbd_safe() {
+    by_mysqld_safe("mariadb-10.11-engines", "usr/bin/mariadbd-safe");
+}
+
+/// `LD_PRELOAD=libHotBackup.so mysqld_safe`, with the servers' own scripts, which restart a server that was killed.
+fn by_mysqld_safe(name: &str, script: &str) {
+    let [plugin, library] = lab::built::portable().unwrap();
+    let mut plugged = Plugged::stopped(name, Options::default());
+    let dir = Scratch::new(&format!("safe-{name}")).unwrap();
+    let wrapper = dir.path().join("start");
+    fs::write(&wrapper, BY_SCRIPT).unwrap();
+    fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
+    symlink(plugged.server.installation.dir.join("root").join(script), dir.path().join("script")).unwrap();
+    plugged.server.options = Options {
+        plugins: vec![plugin],
+        wrapper: Some(wrapper),
+        preload: Some(library.clone()),
+        ..Options::default()
+    };
+    plugged.server.start().unwrap();
+    let shell = plugged.server.pid().unwrap();
+    assert_eq!(loaded(shell, std::slice::from_ref(&library)), 1, "the script's shell has the library");
+    let server = child_of(shell).expect("the server is the script's child");
+    assert_eq!(loaded(server, std::slice::from_ref(&library)), 1);
+    let mut conn = plugged.server.connect().unwrap();
+    conn.exec(install(NAMES[0])).unwrap();
+    conn.exec(format!("SET tokudb_backup_exclude = '{SMALL}'")).unwrap();
+    backs_up(&mut conn, &plugged.backup("first"));
+
+    // SAFETY: takes a process id and a signal; the server is a child of our own child, which has not reaped it.
+    assert_eq!(unsafe { libc::kill(i32::try_from(server).unwrap(), libc::SIGKILL) }, 0);
+    wait_for("the server's second life", || {
+        child_of(shell).is_some_and(|again| again != server) && plugged.server.connect().is_ok()
+    });
+    let mut conn = plugged.server.connect().unwrap();
+    conn.exec(format!("SET tokudb_backup_exclude = '{SMALL}'")).unwrap();
+    backs_up(&mut conn, &plugged.backup("second"));
+    conn.exec("SHUTDOWN").unwrap();
+    drop(conn);
+    // The script ends with its server.
+    plugged.server.wait(std::time::Duration::from_secs(60)).unwrap();
+}
+
 /// The process's only child, if it has one.
 fn child_of(pid: u32) -> Option<u32> {
     let children = fs::read_to_string(Path::new("/proc").join(format!("{pid}/task/{pid}/children"))).ok()?;

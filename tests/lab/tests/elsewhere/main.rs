@@ -80,6 +80,8 @@ impl Machine {
             args.push(format!("--innodb-directories={};{}", place("tables"), place("indexes")));
         } else {
             symlink(place("database"), data.join("s")).unwrap();
+            args.push(format!("--relay-log-info-file={}/where.info", place("relay")));
+            args.push(format!("--master-info-file={}/source.info", place("index")));
         }
         server.options.args = args;
         server.start().unwrap();
@@ -171,9 +173,12 @@ fn all_over_the_machine(name: &str) {
     assert!(relay.iter().any(|name| name.ends_with(".000001")), "{relay:?}");
     assert_eq!(relay.iter().any(|log| log.starts_with("rl-")), name != "mysql-5.6.24", "{relay:?}");
     assert_eq!(names(&backup.join("relay_log")), relay);
-    for index in relay.iter().filter(|name| name.ends_with(".index")) {
+    for index in relay.iter().filter(|name| name.ends_with(".index") || name.ends_with(".info")) {
         let text = fs::read_to_string(backup.join("relay_log").join(index)).unwrap();
-        assert!(text.lines().all(|line| line.starts_with("./")), "{index}: {text}");
+        assert!(text.contains("./rl") && text.lines().all(|line| !line.starts_with('/')), "{index}: {text}");
+    }
+    if name != "mysql-9.7" {
+        assert!(names(&backup.join("log_bin_index")).iter().any(|file| file.starts_with("source")), "{name}");
     }
     assert!(
         backup.join("mysql_log_bin/bl.000001").is_file()

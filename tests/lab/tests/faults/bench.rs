@@ -14,10 +14,12 @@ use lab::client::{Conn, SqlError};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
-use super::fuse::Faulty;
+use faulty::Faulty;
 
 /// Longest wait for what should come at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// A client's write may take this long, on a busy machine; the gate's bound is 100 ms.
+const LONGEST: Duration = Duration::from_secs(20);
 /// The user and the group that a server without privileges runs as.
 pub const NOBODY: u32 = 65534;
 
@@ -86,7 +88,7 @@ impl Bench {
         let scratch = Scratch::new(&format!("faults-{name}")).unwrap();
         let [backups, behind, at] = ["backups", "behind", "faulty"].map(|dir| scratch.path().join(dir));
         [&backups, &behind, &at].iter().for_each(|dir| fs::create_dir(dir).unwrap());
-        let faulty = Faulty::mount(&behind, &at);
+        let faulty = Faulty::mount(&behind, &at).unwrap();
         let volumes = volumes(scratch.path());
         let plugins = vec![lab::built::plugin().unwrap()];
         let options = Options { plugins, user, ..Options::default() };
@@ -180,6 +182,18 @@ impl Bench {
         fs::remove_dir_all(&dir).unwrap();
     }
 
+    /// The same, with a session that may have small backups, and how long clients have waited.
+    pub fn recovers_with(&mut self, conn: &mut Conn) {
+        self.nothing_left();
+        self.writes_go_on();
+        let dir = self.backups.join("next");
+        backs_up(conn, &dir);
+        self.nothing_left();
+        fs::remove_dir_all(&dir).unwrap();
+        let longest = self.writer.as_ref().unwrap().longest.swap(0, Ordering::SeqCst);
+        assert!(longest < LONGEST.as_millis() as u64, "a client has waited for {longest} ms");
+    }
+
     /// No thread of ours, and no descriptor into a destination or on a directory of the data.
     pub fn nothing_left(&self) {
         let pid = self.server.pid().unwrap();
@@ -255,6 +269,8 @@ impl Running {
 /// Writes a row after the other.
 struct Writer {
     acknowledged: Arc<AtomicU64>,
+    /// The longest that one has taken, milliseconds.
+    longest: Arc<AtomicU64>,
     end: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -262,16 +278,19 @@ struct Writer {
 impl Writer {
     fn start(mut conn: Conn) -> Writer {
         let (acknowledged, end) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ended) = (acknowledged.clone(), end.clone());
+        let longest = Arc::new(AtomicU64::new(0));
+        let (count, ended, waited) = (acknowledged.clone(), end.clone(), longest.clone());
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::SeqCst) {
+                let begun = Instant::now();
                 conn.exec("INSERT INTO d.t (b) VALUES (1)").unwrap();
+                waited.fetch_max(begun.elapsed().as_millis() as u64, Ordering::SeqCst);
                 count.fetch_add(1, Ordering::SeqCst);
                 // Leaves the machine to others; nothing is measured.
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
-        Writer { acknowledged, end, thread }
+        Writer { acknowledged, longest, end, thread }
     }
 }
 

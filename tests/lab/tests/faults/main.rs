@@ -2,7 +2,7 @@
 //! error is clear, the directory is marked, the server's clients notice nothing, and the next backup works.
 
 mod bench;
-mod fuse;
+mod sweep;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use bench::{
     Bench, NOBODY, PATIENCE, Volume, backs_up, directory_of, failed, incomplete, refused, set_dir, status,
     wait_for,
 };
-use fuse::{Fault, Op};
+use faulty::{Fault, Op};
 use lab::client::{Conn, ConnOptions};
 
 macro_rules! on_every_server {
@@ -136,7 +136,7 @@ fn hanging(name: &str) {
             bench.resume();
             running
         };
-        bench.faulty.wait_held(PATIENCE);
+        assert!(bench.faulty.wait_held(PATIENCE, || false));
         bench.wait_state(phase);
         bench.writes_go_on();
         // A table made, filled and dropped: nothing is held that DDL would wait for.
@@ -180,7 +180,7 @@ fn shutdown_while_hanging(name: &str) {
     let running = bench.paused(&dir);
     bench.faulty.arm(Op::Write, Fault::Hangs);
     bench.resume();
-    bench.faulty.wait_held(PATIENCE);
+    assert!(bench.faulty.wait_held(PATIENCE, || false));
     let pid = i32::try_from(bench.server.pid().unwrap()).unwrap();
     // SAFETY: kill takes numbers; the process is ours and not reaped.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);

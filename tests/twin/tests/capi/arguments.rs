@@ -8,7 +8,7 @@ use std::ptr;
 
 use libc::{EBUSY, EINVAL, ENOENT, ENOTDIR};
 
-use crate::scene::{Given, Scene, library, run};
+use crate::scene::{Given, Scene, done, library, run};
 
 /// Calls the function itself; the number and text of its one error.
 fn raw(sources: Option<&[Option<&str>]>, images: Option<&[Option<&str>]>, count: c_int) -> (c_int, String) {
@@ -244,4 +244,57 @@ fn a_second_backup_is_refused_and_harms_nothing() {
         .ok();
     scene.same();
     second().ok();
+}
+
+/// By other mounts of the same, or of a part of it.
+#[test]
+fn mounts_of_the_source() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.at("a/b")).unwrap();
+    for name in ["whole", "part", "above"] {
+        fs::create_dir(scene.base.join(name)).unwrap();
+    }
+    // On a thread with file systems of its own.
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                own_mounts();
+                bind(&scene.source(), &scene.base.join("whole"));
+                bind(&scene.at("a"), &scene.base.join("part"));
+                bind(&scene.base, &scene.base.join("above"));
+                let source = scene.source();
+                let refused = |image: &str, text: &str| {
+                    let image = scene.base.join(image);
+                    // Whatever is left out: a backup would write into its own source.
+                    let mut leave_out = |_: &Path| true;
+                    let mut given = Given { exclude: Some(&mut leave_out), ..Given::default() };
+                    run(&[(&source, &image)], &mut given).refused(EINVAL, &[text]);
+                };
+                refused("whole", "are the same");
+                refused("whole/a/b", "inside the source");
+                refused("part", "inside the source");
+                refused("part/b", "inside the source");
+                refused("above/source/a/b", "inside the source");
+                refused("above", "inside the destination");
+                // And an image that only has its parent in common.
+                run(&[(&source, &scene.base.join("above/image"))], &mut Given::default()).ok();
+            })
+            .join()
+            .unwrap();
+    });
+}
+
+fn own_mounts() {
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: flags and C strings; only this thread's mounts change.
+    unsafe {
+        done(libc::unshare(libc::CLONE_NEWNS));
+        done(libc::mount(c"none".as_ptr(), c"/".as_ptr(), ptr::null(), private, ptr::null()));
+    }
+}
+
+fn bind(from: &Path, to: &Path) {
+    let [from, to] = [from, to].map(twin::library::c_string);
+    // SAFETY: C strings.
+    unsafe { done(libc::mount(from.as_ptr(), to.as_ptr(), ptr::null(), libc::MS_BIND, ptr::null())) };
 }

@@ -11,6 +11,7 @@ mod data;
 mod descriptors;
 mod excluding;
 mod failures;
+mod hostile;
 mod loading;
 mod names;
 mod scene;

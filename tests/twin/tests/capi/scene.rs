@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use twin::compare;
 use twin::library::{Callbacks, Library, c_string};
@@ -164,12 +165,17 @@ pub struct Given<'a> {
     pub after_stop: Option<&'a mut dyn FnMut()>,
 }
 
+/// A backup that takes longer hangs, and ends with this.
+const HANGS: Duration = Duration::from_secs(300);
+
 /// A backup of these sources to these images.
 pub fn run(pairs: &[(&Path, &Path)], given: &mut Given<'_>) -> Outcome {
     let outcome = std::cell::RefCell::new(Outcome::default());
     let Given { poll, exclude, before_stop, after_stop } = given;
+    let begun = Instant::now();
     let callbacks = Callbacks {
         poll: Some(Box::new(|progress, text| {
+            assert!(begun.elapsed() < HANGS, "the backup hangs: {text:?}");
             let text = text.to_string_lossy().into_owned();
             let value = poll.as_mut().map_or(0, |poll| poll(progress, &text));
             outcome.borrow_mut().polls.push((progress, text));
