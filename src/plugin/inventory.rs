@@ -1,5 +1,6 @@
 //! The manifest of a finished backup of a server: what its images hold, and where the binary log stood.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -40,8 +41,11 @@ pub fn manifest(
     binlog: Option<Binlog>,
 ) -> Result<Manifest> {
     let mut files = Vec::new();
-    for part in &facts.layout.parts {
-        match list(destination, Path::new(&part.image), &mut files) {
+    let of_parts = facts.layout.parts.iter().map(|part| Path::new(&part.image));
+    let of_moved = moved.iter().filter_map(|moved| moved.path.0.iter().next()).map(Path::new);
+    let images: BTreeSet<&Path> = of_parts.chain(of_moved).collect();
+    for image in images {
+        match list(destination, image, &mut files) {
             Err(error) if error.errno == libc::ENOENT && !moved.is_empty() => {}
             other => other?,
         }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use crate::backup::{Choice, Members};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
-use crate::server::Host;
 use crate::server::files::{ServerFiles, engine_variable};
+use crate::server::{Flavour, Host};
 
 /// Name of the data directory's image below the destination.
 pub const DATA_DIR_IMAGE: &str = "mysql_data_dir";
@@ -59,8 +59,10 @@ pub struct Layout {
     pub files: ServerFiles,
     /// Directories elsewhere in which InnoDB looks for tablespaces, real paths.
     pub innodb_directories: Vec<PathBuf>,
-    /// InnoDB opens tablespaces by full paths at recovery: none may lie elsewhere.
+    /// InnoDB opens tablespaces by full paths at recovery: none may lie elsewhere, unless its log can be turned.
     pub recovers_by_path: bool,
+    /// The log in which those paths stand, where it can be turned to the images: MariaDB's; its real path.
+    pub redo_log: Option<PathBuf>,
     /// InnoDB looks for tablespaces in the whole data directory (MySQL 8 and later), so those from elsewhere may lie
     /// there.
     pub finds_tablespaces: bool,
@@ -86,6 +88,10 @@ impl Layout {
         layout.add(DATA_DIR_IMAGE, data_dir, Members::All);
         layout.add_logs(&files)?;
         layout.add_engines(host)?;
+        if layout.recovers_by_path && host.flavour == Flavour::MariaDb {
+            let directory = engine_variable(host, "innodb_log_group_home_dir").unwrap_or_default();
+            layout.redo_log = really(&layout.data_dir().join(from_bytes(&directory)).join("ib_logfile0"));
+        }
         layout.add_tables_elsewhere(host, exclude, poll)?;
         layout.add_open_files(&files, exclude)?;
         layout.note_options(host, &files)?;

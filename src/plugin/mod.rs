@@ -12,6 +12,7 @@ mod layout;
 mod lifecycle;
 mod options;
 mod position;
+mod redo;
 mod relocate;
 mod replica;
 mod restore;

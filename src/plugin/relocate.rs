@@ -1,30 +1,33 @@
 //! What in the images leads to the live server's files is turned to the images (P26): symbolic links, .isl files, the
-//! indexes of logs. Tablespaces from elsewhere come into the data directory where InnoDB finds them there.
+//! indexes of logs, MariaDB's redo log. Tablespaces from elsewhere come to where InnoDB then finds them.
 //!
 //! All paths become relative, so that a backup may be moved and copied as a whole.
+
+mod tablespaces;
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, RenameFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::indexes::{make_relative, rewrite};
-use super::layout::{DATA_DIR_IMAGE, ELSEWHERE_IMAGE, Layout, Part, leads_out, of_channels};
-use crate::backup::Members;
+use super::indexes::make_relative;
+use super::layout::{Layout, leads_out, of_channels};
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
 use crate::engine::folder::Folder;
-use crate::engine::manifest::{Moved, Name};
+use crate::engine::manifest::Moved;
+use tablespaces::Place;
 
-/// Turns everything below `destination` to the images. Returns what was moved from its image into the data
-/// directory's. Runs on a worker, since the destination may hang.
+/// Turns everything below `destination` to the images. Returns what was moved from its image to another
+/// place. Runs on a worker, since the destination may hang.
 pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
     for index in layout.log_indexes.iter().filter_map(|index| layout.image_of(index)) {
         turn_indexes(destination, &index)?;
     }
+    let place = Place::of(destination, layout)?;
     for part in &layout.parts {
         let image = Path::new(&part.image);
         destination.walk(image, &mut |path, folder, name, stat| {
@@ -33,13 +36,13 @@ pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Symlink => turn_link(layout, path, folder, name, &source),
                 FileType::RegularFile if path.extension() == Some(OsStr::new("isl")) => {
-                    turn_isl(layout, path, folder, name)
+                    place.turn_isl(layout, path, folder, name)
                 }
                 _ => Ok(()),
             }
         })?;
     }
-    if layout.finds_tablespaces { bring_home(destination, layout) } else { Ok(Vec::new()) }
+    place.settle(destination, layout)
 }
 
 /// An index of logs or its like below the destination, and those of named channels beside it.
@@ -91,71 +94,9 @@ fn turn_link(layout: &Layout, link: &Path, folder: &Folder, name: &CStr, source:
     folder.sync()
 }
 
-/// An .isl file holds the path of a tablespace, which servers take relative to the data directory.
-fn turn_isl(layout: &Layout, isl: &Path, folder: &Folder, name: &CStr) -> Result<()> {
-    let gone = || Error::io("read", &folder.path_of(name), &Errno::NOENT.into());
-    let content = folder.read(name)?.ok_or_else(gone)?;
-    let target = Path::new(OsStr::from_bytes(content.trim_ascii()));
-    let led = layout.data_dir().join(target);
-    let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
-    let wanted = relative(&Path::new(DATA_DIR_IMAGE).join("x"), &image);
-    if wanted == target {
-        return Ok(());
-    }
-    rewrite(folder, name, wanted.as_os_str().as_bytes())
-}
-
 /// Where the copy of what a path of the source leads to lies below the destination.
 fn image_of(layout: &Layout, path: &Path) -> Option<PathBuf> {
     layout.image_of(&normal(path)).or_else(|| layout.image_of(&path.canonicalize().ok()?))
-}
-
-/// InnoDB of MySQL 8 and later finds a tablespace anywhere in the data directory by its number; by its old path it
-/// would find the live server's. One of a table lies in the folder of its schema (fil0fil.cc: is_valid_location).
-fn bring_home(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
-    let home = Path::new(DATA_DIR_IMAGE);
-    let mut moved = Vec::new();
-    let is_elsewhere = |part: &&Part| part.members != Members::All && part.image.starts_with(ELSEWHERE_IMAGE);
-    for part in layout.parts.iter().filter(is_elsewhere) {
-        let image = Path::new(&part.image);
-        let mut tablespaces = Vec::new();
-        destination.walk(image, &mut |path, _, _, stat| {
-            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            if is_file && path.extension().is_some_and(|e| e == "ibd" || e == "ibu") {
-                tablespaces.push(path.to_owned());
-            }
-            Ok(())
-        })?;
-        for path in &tablespaces {
-            let below = path.strip_prefix(image).unwrap_or(path);
-            let schema = part.path.file_name().map(|name| home.join(name));
-            let folder = schema.filter(|schema| is_directory(destination, schema));
-            let folder = folder.unwrap_or_else(|| home.to_owned());
-            let to = folder.join(path.file_name().unwrap_or_default());
-            move_file(destination, path, &to)?;
-            moved.push(Moved { path: Name(to), from: Name(part.path.join(below)) });
-        }
-    }
-    Ok(moved)
-}
-
-fn is_directory(destination: &Folder, path: &Path) -> bool {
-    let stat = destination.parent_of(path).and_then(|(folder, name)| folder.stat(&name));
-    stat.ok().flatten().is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-}
-
-fn move_file(destination: &Folder, from: &Path, to: &Path) -> Result<()> {
-    let (old, old_name) = destination.parent_of(from)?;
-    let (new, new_name) = destination.parent_of(to)?;
-    rustix::fs::renameat_with(&old, &old_name, &new, &new_name, RenameFlags::NOREPLACE).map_err(|errno| {
-        Error::io(
-            &format!("move a tablespace into the image of the data directory, {}, from", to.display()),
-            &old.path_of(&old_name),
-            &errno.into(),
-        )
-    })?;
-    new.sync()?;
-    old.sync()
 }
 
 /// The path that leads from the directory of `link` to `to`; both lie below the destination.
@@ -186,6 +127,7 @@ fn normal(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::Members;
     use crate::plugin::layout::Part;
 
     #[test]

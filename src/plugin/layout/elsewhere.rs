@@ -14,6 +14,7 @@ use crate::engine::destination::{INCOMPLETE, MANIFEST};
 use crate::engine::error::{Error, Result};
 use crate::engine::exclude::Exclude;
 use crate::engine::source;
+use crate::plugin::redo;
 use crate::server::Host;
 use crate::server::files::{ServerFiles, engine_variable};
 
@@ -100,35 +101,50 @@ impl Layout {
         Ok(())
     }
 
+    /// Whether the redo log can be told where the image of a tablespace lies, and if not, why.
+    fn can_be_turned(&self, path: &Path) -> std::result::Result<(), String> {
+        let log = self.redo_log.as_deref().ok_or("")?;
+        redo::is_known(log).map_err(|error| format!("; {error}"))?;
+        // Room for `../t`: the log may name it by a link that is shorter or longer, which is looked at in the end.
+        let length = path.ancestors().nth(2).map_or(0, |directory| directory.as_os_str().len());
+        if length >= 4 { Ok(()) } else { Err("; no path of the backup is as short".to_owned()) }
+    }
+
     /// Adds the directory of a table's file, a real path, or the whole of a directory.
     fn add_table_file(&mut self, path: &Path) -> Result<()> {
         if self.holds(path) {
             return Ok(());
         }
         if self.recovers_by_path && is_tablespace(path) {
-            return Err(Error::new(
-                libc::ENOTSUP,
-                format!(
-                    "the InnoDB tablespace {} lies outside of the data directory. This server's redo log names it by \
-                     that path, so that a server started on the backup would open the live server's file. Bring its \
-                     table into the data directory (CREATE TABLE ... LIKE without DATA DIRECTORY, INSERT ... SELECT, \
-                     RENAME), or exclude it (tokudb_backup_exclude)",
-                    path.display()
-                ),
-            ));
+            self.can_be_turned(path).map_err(|why| by_path(path, &why))?;
         }
         if path.is_dir() {
             self.add(ELSEWHERE_IMAGE, path.to_owned(), Members::All);
             return Ok(());
         }
         let Some((directory, name)) = split(path) else { return Ok(()) };
-        let endings = ENDINGS.iter().filter(|ending| !self.recovers_by_path || !TABLESPACES.contains(ending));
+        let takes_tablespaces = !self.recovers_by_path || self.redo_log.is_some();
+        let endings = ENDINGS.iter().filter(|ending| takes_tablespaces || !TABLESPACES.contains(ending));
         let mut choices: Vec<_> = endings.map(|ending| Choice::Ending(ending.as_bytes().to_vec())).collect();
         if !Members::Chosen(choices.clone()).take(name) {
             choices.push(Choice::Name(name.to_vec()));
         }
         self.add_chosen(ELSEWHERE_IMAGE, directory, choices)
     }
+}
+
+/// A tablespace that the image of the redo log would lead to.
+fn by_path(path: &Path, why: &str) -> Error {
+    Error::new(
+        libc::ENOTSUP,
+        format!(
+            "the InnoDB tablespace {} lies outside of the data directory. This server's redo log names it by that path, \
+             so that a server started on the backup would open the live server's file{why}. Bring its table into the \
+             data directory (CREATE TABLE ... LIKE without DATA DIRECTORY, INSERT ... SELECT, RENAME), or exclude it \
+             (tokudb_backup_exclude)",
+            path.display()
+        ),
+    )
 }
 
 /// A backup that met a directory too late.

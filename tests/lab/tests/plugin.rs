@@ -273,19 +273,7 @@ fn refusals(name: &str) {
     assert!(!lab.backup("never").exists());
     conn.exec("SET tokudb_backup_exclude = DEFAULT").unwrap();
 
-    // InnoDB tables elsewhere, where the server's redo log names them by their paths.
     conn.exec("CREATE DATABASE d").unwrap();
-    if lab.is_mariadb() {
-        let elsewhere = lab.backup("tables");
-        fs::create_dir(&elsewhere).unwrap();
-        let table = "CREATE TABLE d.t (a INT) ENGINE=InnoDB DATA DIRECTORY=";
-        conn.exec(format!("{table}'{}'", elsewhere.display())).unwrap();
-        let never = lab.backup("never");
-        refused(conn, set_dir(&never), 1105, libc::ENOTSUP, &elsewhere.display().to_string());
-        conn.exec("DROP TABLE d.t").unwrap();
-        assert!(!never.exists());
-    }
-
     // = DEFAULT is no backup that succeeded.
     let [failed, ..] = last(conn);
     conn.exec("SET tokudb_backup_dir = DEFAULT").unwrap();

@@ -1,6 +1,8 @@
 //! Every place where a server keeps files: with its files all over the machine, a backup of all of it, and a server
 //! over a copy that opens nothing of the original's.
 
+mod tablespaces;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -98,15 +100,6 @@ impl Machine {
         conn.exec("CREATE DATABASE d").unwrap();
         let mut made = vec!["d.inside"];
         conn.exec(format!("CREATE TABLE d.inside {columns} ENGINE=InnoDB")).unwrap();
-        if self.server.installation.is_mariadb() {
-            let dirs = format!("DATA DIRECTORY='{tables}' INDEX DIRECTORY='{indexes}'");
-            for engine in ["MyISAM", "Aria"] {
-                conn.exec(format!("CREATE TABLE d.{engine} {columns} ENGINE={engine} {dirs}")).unwrap();
-            }
-            conn.exec(format!("CREATE TABLE s.linked {columns} ENGINE=InnoDB")).unwrap();
-            made.extend(["d.MyISAM", "d.Aria", "s.linked"]);
-            return made;
-        }
         conn.exec(format!("CREATE TABLE d.elsewhere {columns} ENGINE=InnoDB DATA DIRECTORY='{tables}'"))
             .unwrap();
         let parts = format!(
@@ -115,6 +108,7 @@ impl Machine {
              PARTITION p1 VALUES LESS THAN MAXVALUE DATA DIRECTORY='{indexes}')"
         );
         conn.exec(parts).unwrap();
+        made.extend(["d.elsewhere", "d.parts"]);
         if self.server.installation.name == "mysql-9.7" {
             conn.exec(format!("CREATE TABLESPACE ts ADD DATAFILE '{indexes}/ts.ibd'")).unwrap();
             conn.exec(format!("CREATE TABLE d.general {columns} TABLESPACE ts")).unwrap();
@@ -127,8 +121,8 @@ impl Machine {
             made.extend(["d.myisam", "s.linked"]);
         }
         if self.server.installation.is_mariadb() {
-            conn.exec(format!("CREATE TABLE d.aria {columns} ENGINE=Aria DATA DIRECTORY='{tables}'"))
-                .unwrap();
+            let dirs = format!("DATA DIRECTORY='{tables}' INDEX DIRECTORY='{indexes}'");
+            conn.exec(format!("CREATE TABLE d.aria {columns} ENGINE=Aria {dirs}")).unwrap();
             made.push("d.aria");
         }
         made
