@@ -115,7 +115,9 @@ impl Destination {
     pub fn make_image(&mut self, name: &str) -> Result<Folder> {
         let name = self.name(name)?;
         let image = self.folder.make_folder(&name, DIRECTORY_MODE)?;
-        let id = Id::of_folder(&image)?;
+        let id = Id::of_folder(&image).inspect_err(|_| {
+            let _ = self.folder.remove_folder(&name);
+        })?;
         self.images.push((name, id));
         Ok(image)
     }
@@ -345,7 +347,9 @@ fn make(parent: Place, name: CString) -> Result<Destination> {
         .map_err(|errno| failed("open the directory", &parent.path, errno))?;
     let parent = Folder::new(readable, parent.path);
     let folder = parent.make_folder(&name, DIRECTORY_MODE)?;
-    let id = Id::of_folder(&folder)?;
+    let id = Id::of_folder(&folder).inspect_err(|_| {
+        let _ = parent.remove_folder(&name);
+    })?;
     let destination = Destination { folder, id, made: Some((parent, name)), images: Vec::new() };
     if let Some((parent, _)) = &destination.made
         && let Err(error) = parent.sync()

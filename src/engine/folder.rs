@@ -176,7 +176,7 @@ impl Folder {
         let opened = self.step(name).and_then(|made| {
             // No system call makes and opens a directory at once: another may have got its name. An empty one in here
             // is as good as ours.
-            if !made.lies_in(self) || !made.is_empty()? {
+            if !made.lies_in(self)? || !made.is_empty()? {
                 return Err(self.foreign(name, "was replaced while it was made"));
             }
             rustix::fs::fchmod(&made, mode).map_err(|errno| failed("set the mode of", made.path(), errno))?;
@@ -187,10 +187,13 @@ impl Folder {
         })
     }
 
-    fn lies_in(&self, parent: &Folder) -> bool {
+    fn lies_in(&self, parent: &Folder) -> Result<bool> {
         let id = |stat: Stat| (stat.st_dev, stat.st_ino);
-        let above = rustix::fs::statat(&self.fd, c"..", AtFlags::SYMLINK_NOFOLLOW);
-        above.is_ok_and(|above| rustix::fs::fstat(&parent.fd).is_ok_and(|parent| id(parent) == id(above)))
+        let above = rustix::fs::statat(&self.fd, c"..", AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| failed("look at what is above", &self.path, errno))?;
+        let parent_is =
+            rustix::fs::fstat(&parent.fd).map_err(|errno| failed("look at", &parent.path, errno))?;
+        Ok(id(above) == id(parent_is))
     }
 
     /// Removes an empty directory.

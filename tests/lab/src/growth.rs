@@ -77,6 +77,8 @@ pub fn summary(samples: &[Sample]) -> String {
     )
 }
 
+type Value<'a> = &'a dyn Fn(&Sample) -> f64;
+
 /// Draws the samples into an SVG file: three curves over the hours, one above the other.
 ///
 /// # Errors
@@ -85,7 +87,7 @@ pub fn plot(path: &Path, title: &str, samples: &[Sample]) -> Result<()> {
     let area = SVGBackend::new(path, (900, 660)).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled(title, ("sans-serif", 18))?;
-    let curves: [(&str, &dyn Fn(&Sample) -> f64); 3] = [
+    let curves: [(&str, Value); 3] = [
         ("resident memory, MiB", &|sample| (sample.memory >> 20) as f64),
         ("open descriptors", &|sample| sample.descriptors as f64),
         ("threads", &|sample| sample.threads as f64),
