@@ -17,3 +17,28 @@ pub fn watch() {
         libc::pthread_atfork(None, None, Some(in_child));
     });
 }
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_sees_nothing() {
+        watch();
+        tracker().begin();
+        assert!(tracker().gate().is_on());
+        // SAFETY: the child reads an atomic and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let status = i32::from(tracker().gate().is_on());
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status = -1;
+        // SAFETY: a child of ours and a place for its status.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        let parent = tracker().gate().is_on();
+        assert!(tracker().end(std::time::Duration::from_secs(5)));
+        assert_eq!((ended, status, parent), (child, 0, true));
+    }
+}

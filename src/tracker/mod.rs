@@ -436,3 +436,22 @@ impl Tracker {
         }
     }
 }
+
+#[cfg(all(test, not(feature = "model")))]
+mod tests {
+    use super::*;
+
+    /// P10: a signal handler's calls, and those of a hooked function that calls another one.
+    #[test]
+    fn whoever_is_inside_passes_straight_through() {
+        static GATE: Gate = Gate::new(Slots::new());
+        GATE.turn_on();
+        let outer = GATE.enter(c"io_submit").expect("it is open");
+        let closure = GATE.close(Duration::from_millis(200)).expect("it is open");
+        assert!(GATE.enter(c"syscall").is_none() && GATE.pin(c"io_getevents").is_none());
+        assert!(GATE.holds(closure), "it has waited for the gate that waits for it");
+        assert!(!GATE.is_drained());
+        drop(outer);
+        assert!(GATE.is_drained() && GATE.turn_off(closure));
+    }
+}

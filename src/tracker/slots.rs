@@ -6,13 +6,9 @@
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
-use super::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use super::sync::thread::{kernel_id, pause_for, this_thread};
+use super::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, SLOTS};
 
-/// Threads with a slot of their own. More share the overflow counter: right, only slower.
-#[cfg(not(feature = "model"))]
-const SLOTS: usize = 16_384;
-#[cfg(feature = "model")]
-const SLOTS: usize = 8;
 const BUCKETS: usize = SLOTS * 4;
 
 /// One thread's place. Odd `sequence`: inside.
@@ -70,28 +66,6 @@ pub struct Inside {
     pub tid: u32,
     /// The intercepted call.
     pub call: &'static CStr,
-}
-
-#[cfg(not(feature = "model"))]
-fn this_thread() -> usize {
-    // SAFETY: pthread_self has no preconditions; on Linux it is the address of the thread's control block.
-    unsafe { libc::pthread_self() as usize }
-}
-
-#[cfg(feature = "model")]
-fn this_thread() -> usize {
-    usize::from(shuttle::current::me()) + 1
-}
-
-#[cfg(feature = "model")]
-fn kernel_thread_id() -> u32 {
-    this_thread() as u32
-}
-
-#[cfg(not(feature = "model"))]
-fn kernel_thread_id() -> u32 {
-    // SAFETY: gettid has no preconditions.
-    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
 impl Slots {
@@ -219,16 +193,6 @@ impl Slots {
     }
 }
 
-#[cfg(not(feature = "model"))]
-fn pause_for(time: Duration) {
-    std::thread::sleep(time);
-}
-
-#[cfg(feature = "model")]
-fn pause_for(_time: Duration) {
-    shuttle::thread::yield_now();
-}
-
 impl Default for Slots {
     fn default() -> Self {
         Self::new()
@@ -242,7 +206,7 @@ impl<'a> Place<'a> {
             Some(slot) => {
                 let epoch = self.slots.epoch.load(Ordering::Acquire);
                 if slot.epoch.load(Ordering::Relaxed) != epoch {
-                    slot.tid.store(kernel_thread_id(), Ordering::Relaxed);
+                    slot.tid.store(kernel_id(), Ordering::Relaxed);
                     slot.epoch.store(epoch, Ordering::Release);
                 }
                 slot.call.store(call.as_ptr().cast_mut(), Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! The atomics that the protocol is built on; the model check swaps them for instrumented ones.
+//! The atomics, threads and clock that the protocol is built on. The model check swaps them for instrumented ones; so does
+//! tests/orders, which brings a module of its own in place of this one.
 
 #[cfg(feature = "model")]
 pub use shuttle::sync::atomic::{
@@ -9,6 +10,13 @@ pub use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU
 
 #[cfg(not(feature = "model"))]
 use std::time::Duration;
+
+/// Threads with a slot of their own. More share a counter: right, only slower.
+#[cfg(not(feature = "model"))]
+pub const SLOTS: usize = 16_384;
+/// Few, so that some threads find none.
+#[cfg(feature = "model")]
+pub const SLOTS: usize = 8;
 
 /// Sleeps until `word` differs from `expected`, a wake-up, or `timeout`; may return early (futex(2)).
 #[cfg(not(feature = "model"))]
@@ -41,6 +49,24 @@ pub fn futex_wake_all(word: &AtomicU32) {
     };
 }
 
+/// The calling thread.
+#[cfg(not(feature = "model"))]
+pub mod thread {
+    pub use std::thread::sleep as pause_for;
+
+    /// Its address.
+    pub fn this_thread() -> usize {
+        // SAFETY: pthread_self has no preconditions; on Linux it is the address of the thread's control block.
+        unsafe { libc::pthread_self() as usize }
+    }
+
+    /// Its number in the kernel.
+    pub fn kernel_id() -> u32 {
+        // SAFETY: gettid has no preconditions.
+        unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+    }
+}
+
 /// Milliseconds of CLOCK_MONOTONIC; reads the vDSO, no system call.
 #[cfg(not(feature = "model"))]
 pub fn monotonic_millis() -> u64 {
@@ -51,7 +77,7 @@ pub fn monotonic_millis() -> u64 {
 }
 
 #[cfg(feature = "model")]
-pub use model::{futex_wait, futex_wake_all, monotonic_millis};
+pub use model::{futex_wait, futex_wake_all, monotonic_millis, thread};
 
 /// Time and sleep of one execution of the model: a sleeper sleeps until it is woken or a test has moved the clock
 /// past its timeout. A lost wake-up is a thread that sleeps for ever, which the checker reports.
@@ -73,6 +99,24 @@ pub mod model {
     shuttle::lazy_static! {
         static ref NOW: AtomicU64 = AtomicU64::new(0);
         static ref SLEEPERS: (Mutex<Sleepers>, Condvar) = (Mutex::new(Sleepers::default()), Condvar::new());
+    }
+
+    /// The calling thread.
+    pub mod thread {
+        /// Its number, and one.
+        pub fn this_thread() -> usize {
+            usize::from(shuttle::current::me()) + 1
+        }
+
+        /// The same.
+        pub fn kernel_id() -> u32 {
+            this_thread() as u32
+        }
+
+        /// Others go first; time stands still.
+        pub fn pause_for(_time: std::time::Duration) {
+            shuttle::thread::yield_now();
+        }
     }
 
     fn address(word: &AtomicU32) -> usize {

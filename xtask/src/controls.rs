@@ -1,9 +1,13 @@
-//! `cargo xtask controls`: breaks rules of the protocol in a copy of the sources, one at a time, and shows that the
-//! twin test notices each. For docs/controls.md; takes too long for the suite.
+//! `cargo xtask controls`: breaks rules of the protocol in a copy of the sources, one at a time, and shows that a test
+//! notices each. For docs/controls.md; takes too long for the suite.
+
+mod rules;
 
 use crate::flags::Flags;
 use crate::{Failure, needs, paths, sh};
 use anyhow::{Context, Result, bail};
+use rules::CONTROLS;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -24,136 +28,19 @@ struct Control {
 enum By {
     /// The twin, with these operations (none: all), under a temporary file system.
     Twin(&'static str),
-    /// The same on a disk, where asynchronous writes take time.
-    OnDisk(&'static str),
     /// The same without the comparison in the gate, which keeps it closed for as long as it takes: the program's own
     /// ledgers must notice.
     Ledgers(&'static str),
     /// A test of the C interface.
     Capi(&'static str),
+    /// A test of failing destinations.
+    Faults(&'static str),
+    /// A test inside the library.
+    Unit(&'static str),
 }
 
-/// Makes the window between mark and landing wide, as a busy machine would.
-const EARLY: &str = "tracker().mark_range(&pass, file.key, 0..TO_THE_END);\n    \
-                     std::thread::sleep(std::time::Duration::from_millis(3));\n    let result = real();";
-
-const CONTROLS: &[Control] = &[
-    Control {
-        rule: "P1",
-        what: "writes are marked before they land",
-        edits: &[
-            ("src/capture/data.rs", "let result = real();", EARLY),
-            ("src/capture/data.rs", "tracker().mark_range(&pass, file.key, range);", "let _ = range;"),
-        ],
-        shown_by: By::Twin("pwrite,pwrite64,write,open"),
-    },
-    Control {
-        rule: "P2",
-        what: "marks are taken away after the source was read",
-        edits: &[(
-            "src/engine/visit.rs",
-            "missing.ranges.clear();\n        let now",
-            "missing.ranges.clear();\n        file.entry.take_marks();\n        file.entry.take_tail();\n        \
-             file.entry.take_ranges(0..u64::MAX, &mut |_| true);\n        let now",
-        )],
-        shown_by: By::Twin("pwrite,pwrite64,write,open"),
-    },
-    Control {
-        rule: "P4",
-        what: "an attempt at the gate that was given up does not put its marks back",
-        edits: &[(
-            "src/engine/hold.rs",
-            "self.tracker.put_back(entry, Some(range), marks);\n        }\n        // Those",
-            "let _ = (entry, range, marks);\n        }\n        // Those",
-        )],
-        shown_by: By::Twin(""),
-    },
-    Control {
-        rule: "P6",
-        what: "creation and truncation to nothing mark no inode",
-        edits: &[
-            ("src/tracker/mod.rs", "Kind::File => entry.mark_range(0..u64::MAX),", "Kind::File => {}"),
-            ("src/tracker/mod.rs", "Marks::BORN | Marks::ATTRIBUTES | Marks::XATTRS", "Marks::empty()"),
-        ],
-        shown_by: By::Twin("open,open64,creat,unlink,write,pwrite"),
-    },
-    Control {
-        rule: "P8",
-        what: "a change of size marks nothing",
-        edits: &[(
-            "src/capture/size.rs",
-            "tracker().mark_range(&pass, file.key, from(length));",
-            "let _ = &file;",
-        )],
-        shown_by: By::Twin("ftruncate,ftruncate64,open"),
-    },
-    Control {
-        rule: "P9",
-        what: "names are never marked",
-        edits: &[(
-            "src/tracker/mod.rs",
-            "self.mark(inside, directory, Marks::NAMES | Marks::ATTRIBUTES);",
-            "let _ = (inside, directory);",
-        )],
-        shown_by: By::Twin("rename,link,mkdir,open,unlink"),
-    },
-    Control {
-        rule: "P11",
-        what: "asynchronous writes are marked at submission, not when they complete",
-        edits: &[
-            (
-                "src/capture/asynchronous.rs",
-                ".and_then(|mut stream| stream.enter(request as u64, target.as_ref()));",
-                ".map(|_| target.iter().for_each(marker(pass)));",
-            ),
-            (
-                "src/capture/asynchronous.rs",
-                "let gone = OLD_UNTIL",
-                "if uring::is_settled() {\n        return;\n    }\n    let gone = OLD_UNTIL",
-            ),
-        ],
-        shown_by: By::Twin("io_submit,io_getevents"),
-    },
-    Control {
-        rule: "P14",
-        what: "the gate does not wait for what is in flight",
-        edits: &[("src/engine/hold.rs", "while watcher.reap() != 0 {", "while watcher.reap() == u32::MAX {")],
-        shown_by: By::OnDisk("io_submit,io_getevents,io_uring_submit,io_uring_peek_batch_cqe"),
-    },
-    Control {
-        rule: "P15",
-        what: "copying begins while calls from before capture are under way",
-        edits: &[(
-            "src/capture/grace.rs",
-            "let Some((&thread, suspect)) = suspects.first_key_value() else { return Ok(()) };",
-            "let Some((&thread, suspect)) = suspects.first_key_value().filter(|_| false) else { return Ok(()) };",
-        )],
-        shown_by: By::Capi("data::a_call_that_began_before_the_backup"),
-    },
-    Control {
-        rule: "P18",
-        what: "the engine does not look whether a waiter has opened the gate",
-        edits: &[
-            (
-                "src/engine/hold.rs",
-                "if !self.tracker.gate().turn_off(self.closure) {",
-                "if !self.tracker.gate().turn_off(self.closure) && false {",
-            ),
-            (
-                "src/engine/hold.rs",
-                "if self.tracker.gate().holds(closure) { Ok(()) } else { Err(Missed::Late) }",
-                "let _ = closure;\n        std::thread::sleep(std::time::Duration::from_millis(50));\n        Ok(())",
-            ),
-        ],
-        shown_by: By::Ledgers("pwrite,pwrite64,write,open"),
-    },
-    Control {
-        rule: "P20",
-        what: "the gate does not wait for those inside",
-        edits: &[("src/engine/hold.rs", "while !gate.is_drained() {", "while false && !gate.is_drained() {")],
-        shown_by: By::Twin("pwrite,pwrite64,write,open"),
-    },
-];
+/// Seconds after which a test of one rule hangs.
+const LONGEST: &str = "600";
 
 /// The subcommand. Last line: how many were noticed.
 pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
@@ -167,37 +54,54 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
 fn break_rules(only: Option<&str>, rounds: u32) -> Result<ExitCode> {
     needs::install(&needs::TWIN)?;
     let place = Place::make()?;
-    let mut unnoticed = 0;
-    let chosen = CONTROLS.iter().filter(|control| only.is_none_or(|rule| rule == control.rule));
-    let mut count = 0;
-    for control in chosen {
-        count += 1;
-        place.copy_sources()?;
-        // The same rounds must be good while nothing is broken: what is noticed then is what was broken.
-        let (library, whole) = (place.build()?, place.test(control, rounds.min(5))?);
-        if let Noticed::Yes(line) = whole {
-            bail!("with nothing broken, the rounds of {} fail: {line} ({})", control.rule, library.display());
+    for control in CONTROLS {
+        control.broken(|file| Ok(fs::read_to_string(paths::workspace().join(file))?))?;
+    }
+    let chosen: Vec<_> =
+        CONTROLS.iter().filter(|control| only.is_none_or(|rule| rule == control.rule)).collect();
+    // All must be good while nothing is broken: what is noticed then is what was broken.
+    place.copy_sources()?;
+    place.build()?;
+    for control in &chosen {
+        if let Noticed::Yes(line) = place.test(control, rounds.min(5))? {
+            bail!("with nothing broken, the test of {} ({}) fails: {line}", control.rule, control.what);
         }
+    }
+    let mut unnoticed = 0;
+    for control in &chosen {
+        place.copy_sources()?;
         place.sabotage(control)?;
         place.build()?;
         let begin = Instant::now();
-        match place.test(control, rounds)? {
-            Noticed::Yes(line) => {
-                println!(
-                    "{}: {}: noticed in {:.1} s: {line}",
-                    control.rule,
-                    control.what,
-                    begin.elapsed().as_secs_f64()
-                );
-            }
+        let noticed = place.test(control, rounds)?;
+        let took = begin.elapsed().as_secs_f64();
+        let Control { rule, what, .. } = control;
+        match noticed {
+            Noticed::Yes(line) => println!("{rule}: {what}: noticed in {took:.1} s: {line}"),
             Noticed::No => {
                 unnoticed += 1;
-                println!("{}: {}: NOT NOTICED", control.rule, control.what);
+                println!("{rule}: {what}: NOT NOTICED");
             }
         }
     }
-    println!("controls: {count} rules broken, {unnoticed} not noticed");
-    Ok(if unnoticed == 0 && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("controls: {} times broken, {unnoticed} not noticed", chosen.len());
+    let noticed = unnoticed == 0 && !chosen.is_empty();
+    Ok(if noticed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Control {
+    /// The files that it changes, as they are then. `read`: as they are.
+    fn broken(&self, read: impl Fn(&str) -> Result<String>) -> Result<BTreeMap<&'static str, String>> {
+        let mut files = BTreeMap::new();
+        for (file, find, replace) in self.edits {
+            let content = files.remove(file).map_or_else(|| read(file), Ok)?;
+            if !content.contains(find) {
+                bail!("{}: {file} has no {find:?} any more: the control is out of date", self.rule);
+            }
+            files.insert(*file, content.replace(find, replace));
+        }
+        Ok(files)
+    }
 }
 
 enum Noticed {
@@ -243,13 +147,8 @@ impl Place {
     }
 
     fn sabotage(&self, control: &Control) -> Result<()> {
-        for (file, find, replace) in control.edits {
-            let path = self.tree.join(file);
-            let content = fs::read_to_string(&path)?;
-            if !content.contains(find) {
-                bail!("{}: {file} has no {find:?} any more: the control is out of date", control.rule);
-            }
-            fs::write(&path, content.replace(find, replace))?;
+        for (file, content) in control.broken(|file| Ok(fs::read_to_string(self.tree.join(file))?))? {
+            fs::write(self.tree.join(file), content)?;
         }
         Ok(())
     }
@@ -278,9 +177,10 @@ impl Place {
         let memory = memory().unwrap_or_else(|| self.target.clone());
         match control.shown_by {
             By::Twin(ops) => self.twin(ops, rounds, &memory, true),
-            By::OnDisk(ops) => self.twin(ops, rounds, &self.target, true),
             By::Ledgers(ops) => self.twin(ops, rounds, &memory, false),
-            By::Capi(name) => self.capi(name),
+            By::Capi(name) => self.cargo_test(&["--package", "twin", "--test", "capi"], name),
+            By::Faults(name) => self.cargo_test(&["--package", "twin", "--test", "faults"], name),
+            By::Unit(name) => self.cargo_test(&["--package", "tokudb_backup", "--lib"], name),
         }
     }
 
@@ -300,22 +200,46 @@ impl Place {
         Ok(line.map_or(Noticed::No, |line| Noticed::Yes(line.chars().take(200).collect())))
     }
 
-    fn capi(&self, name: &str) -> Result<Noticed> {
-        let mut test =
-            self.cargo(&["test", "--quiet", "--package", "twin", "--test", "capi", "--", "--exact", name]);
-        let output = test.output().context("cannot start cargo")?;
+    fn cargo_test(&self, of: &[&str], name: &str) -> Result<Noticed> {
+        let test = self.cargo(&[&["test", "--quiet"], of, &["--", "--exact", name]].concat());
+        // Who hangs has noticed, too.
+        let mut timed = sh::cmd("timeout", ["--kill-after=10", LONGEST]);
+        timed.arg(test.get_program()).args(test.get_args()).current_dir(&self.tree);
+        for (name, value) in test.get_envs() {
+            match value {
+                Some(value) => timed.env(name, value),
+                None => timed.env_remove(name),
+            };
+        }
+        let output = timed.output().context("cannot start cargo")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             if !text.contains("1 passed") {
-                bail!("there is no test {name} of the C interface");
+                bail!("there is no test {name}");
             }
             return Ok(Noticed::No);
         }
-        Ok(Noticed::Yes(format!("{name} fails")))
+        if !text.contains("running 1 test") {
+            bail!("{name} cannot be built: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let told = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or("it hangs");
+        Ok(Noticed::Yes(format!("{name}: {}", told.chars().take(200).collect::<String>())))
     }
 }
 
 /// A directory in memory: faster, and windows are narrower than on a disk.
 fn memory() -> Option<PathBuf> {
     Some(PathBuf::from("/dev/shm")).filter(|path| Path::new(path).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_control_fits_the_sources() {
+        for control in CONTROLS {
+            control.broken(|file| Ok(fs::read_to_string(paths::workspace().join(file))?)).unwrap();
+        }
+    }
 }

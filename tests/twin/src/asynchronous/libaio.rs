@@ -16,6 +16,8 @@ pub const ROOM: usize = 32 * 1024;
 pub const WRITE: c_short = 1;
 /// `IO_CMD_FSYNC`.
 pub const SYNC: c_short = 2;
+/// `IO_CMD_POLL`, until there is something to read.
+pub const POLL: c_short = 5;
 /// `IO_CMD_PREAD`.
 pub const READ: c_short = 0;
 /// `IO_CMD_PWRITEV`.
@@ -155,9 +157,10 @@ impl Context {
             request.iocb.buffer =
                 if vector { std::ptr::from_mut(&mut request.part).cast() } else { data.as_mut_ptr().cast() };
             request.iocb.length = if vector { 1 } else { wanted.length as u64 };
-            if wanted.opcode == SYNC {
+            if wanted.opcode == SYNC || wanted.opcode == POLL {
+                let events = if wanted.opcode == POLL { libc::POLLIN } else { 0 };
                 (request.iocb.offset, request.iocb.buffer, request.iocb.length) =
-                    (0, std::ptr::null_mut(), 0);
+                    (0, std::ptr::without_provenance_mut(events as usize), 0);
             }
             iocbs.push(std::ptr::from_mut(&mut request.iocb));
         }

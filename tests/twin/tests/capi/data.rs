@@ -57,17 +57,26 @@ fn a_call_that_began_before_the_backup() {
     while !fs::read_to_string(&call).unwrap().starts_with(&splice) {
         std::thread::yield_now();
     }
-    // The backup waits for that call before it copies anything, and says so.
-    let mut poll = |_: f32, _: &str| {
-        if let Some(waiting) = waiting.take() {
-            to.write_all(b"later").unwrap();
-            waiting.join().unwrap();
+    let mut land = move || {
+        let Some(waiting) = waiting.take() else { return false };
+        to.write_all(b"later").unwrap();
+        waiting.join().unwrap();
+        true
+    };
+    let land = std::cell::RefCell::new(&mut land);
+    // The backup waits for that call before it copies anything; half a second, here.
+    let (mut polls, mut begun_without) = (0, false);
+    let mut poll = |_: f32, text: &str| {
+        polls += 1;
+        if polls > 5 && text == "Preparing backup" {
+            land.borrow_mut()();
         }
         0
     };
-    let mut given = Given { poll: Some(&mut poll), ..Given::default() };
+    let mut before_stop = || begun_without = land.borrow_mut()();
+    let mut given = Given { poll: Some(&mut poll), before_stop: Some(&mut before_stop), ..Given::default() };
     run(&[(&scene.source(), &scene.image())], &mut given).ok();
-    assert!(waiting.is_none(), "the backup has not waited for it");
+    assert!(!begun_without, "the backup has not waited for it");
     scene.same();
     assert_eq!(scene.copy("file")[..6], *b"later\x01");
 }

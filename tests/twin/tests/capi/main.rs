@@ -15,6 +15,7 @@ mod failures;
 mod hostile;
 mod loading;
 mod names;
+mod rules;
 mod scene;
 mod throttling;
 mod unseen;
