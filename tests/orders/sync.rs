@@ -40,14 +40,25 @@ pub fn set(orders: Orders) {
     ORDERS.set(orders);
 }
 
-fn order(asked: Ordering, is_store: bool) -> Ordering {
-    match ORDERS.get() {
-        Orders::Relaxed => Ordering::Relaxed,
-        Orders::RelaxedStores if is_store => Ordering::Relaxed,
-        Orders::AsWritten | Orders::TornSwap | Orders::Deaf if asked == Ordering::SeqCst => {
-            fence(Ordering::SeqCst);
-            asked
-        }
+/// What an access does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Load,
+    Store,
+    Both,
+}
+
+fn order(asked: Ordering, does: Does) -> Ordering {
+    match (ORDERS.get(), asked) {
+        (Orders::Relaxed, _) => return Ordering::Relaxed,
+        (Orders::RelaxedStores, _) if does == Does::Store => return Ordering::Relaxed,
+        (Orders::AsWritten | Orders::TornSwap | Orders::Deaf, Ordering::SeqCst) => fence(Ordering::SeqCst),
+        _ => {}
+    }
+    match (asked, does) {
+        (Ordering::SeqCst, Does::Load) => Ordering::Acquire,
+        (Ordering::SeqCst, Does::Store) => Ordering::Release,
+        (Ordering::SeqCst, Does::Both) => Ordering::AcqRel,
         _ => asked,
     }
 }
@@ -77,11 +88,11 @@ macro_rules! atomics {
             }
 
             pub fn load(&self, asked: Ordering) -> $value {
-                self.real().load(order(asked, false))
+                self.real().load(order(asked, Does::Load))
             }
 
             pub fn store(&self, value: $value, asked: Ordering) {
-                self.real().store(value, order(asked, true));
+                self.real().store(value, order(asked, Does::Store));
             }
 
             pub fn compare_exchange(
@@ -99,8 +110,8 @@ macro_rules! atomics {
                     self.store(to, success);
                     return Ok(held);
                 }
-                let failure = if ORDERS.get() == Orders::Relaxed { Ordering::Relaxed } else { failure };
-                self.real().compare_exchange(from, to, order(success, false), failure)
+                let (success, failure) = (order(success, Does::Both), order(failure, Does::Load));
+                self.real().compare_exchange(from, to, success, failure)
             }
         }
 
@@ -118,11 +129,11 @@ macro_rules! counters {
         #[allow(dead_code)]
         impl $name {
             pub fn fetch_add(&self, value: $value, asked: Ordering) -> $value {
-                self.real().fetch_add(value, order(asked, false))
+                self.real().fetch_add(value, order(asked, Does::Both))
             }
 
             pub fn fetch_sub(&self, value: $value, asked: Ordering) -> $value {
-                self.real().fetch_sub(value, order(asked, false))
+                self.real().fetch_sub(value, order(asked, Does::Both))
             }
         }
     )* };

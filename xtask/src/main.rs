@@ -41,7 +41,7 @@ usage: cargo xtask COMMAND
        [--seed S] [--drop-hooks NAME,...]    have been seen; control: hooks that are left out must be missed; what strace
        [--keep DIR]                          wrote is kept in DIR
   bench                                      what an intercepted call and a copy cost, without a database
-  controls [--rule P1] [--rounds N]          breaks rules of the protocol on purpose: the twin test must notice each
+  controls [--rule P1,...] [--rounds N]      breaks rules of the protocol on purpose: a test must notice each
   faults [--server NAME] [--errno E]         every call of a backup on its destination fails, once and from there on: that
          [--stride K]                        of a program beside the library, or of a server; of K calls one
   twin [--rounds N] [--seed S] [--fs NAME]   random programs without a server, on ext4, xfs, btrfs, tmpfs, overlayfs, untyped

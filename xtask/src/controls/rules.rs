@@ -161,6 +161,16 @@ pub const CONTROLS: &[Control] = &[
         shown_by: By::Capi("rules::a_reaper_that_waits_holds_nobody_up"),
     },
     Control {
+        rule: "P12",
+        what: "requests that the kernel has not taken stay entered",
+        edits: &[(
+            "src/capture/asynchronous.rs",
+            "requests.iter().skip(taken.max(0) as usize)",
+            "requests.iter().skip(taken.max(count) as usize)",
+        )],
+        shown_by: By::Capi("rules::what_was_not_submitted_is_not_waited_for"),
+    },
+    Control {
         rule: "P13",
         what: "a ring is read from where the program has left it",
         edits: &[(

@@ -145,6 +145,18 @@ fn what_was_reaped_is_in_the_image() {
     });
 }
 
+/// P12: what the kernel has not taken will never complete.
+#[test]
+fn what_was_not_submitted_is_not_waited_for() {
+    let scene = Scene::new();
+    let file = open(&scene.file("file", &[1; 4096]));
+    let mut context = Context::new().unwrap();
+    scene.hot(|| {
+        let bad = Wanted { fd: -1, ..write_of(&file, 1) };
+        assert_eq!(context.submit(&[bad, write_of(&file, 2)]), Err(libc::EBADF));
+    });
+}
+
 /// P16: of the addresses that were put in place of libc's none is left when nobody looks at them any more.
 #[test]
 fn all_slots_are_given_back() {
