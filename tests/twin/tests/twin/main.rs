@@ -2,6 +2,7 @@
 //! out, which it must notice.
 
 mod controls;
+mod gate;
 mod rounds;
 
 use std::path::{Path, PathBuf};
