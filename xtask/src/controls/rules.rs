@@ -101,7 +101,17 @@ pub const CONTROLS: &[Control] = &[
             "self.mark(inside, directory, Marks::NAMES | Marks::ATTRIBUTES);",
             "let _ = (inside, directory);",
         )],
-        shown_by: By::Capi("extremes::renames_without_end"),
+        shown_by: By::Capi("extremes::renames_without_end_are_all_seen"),
+    },
+    Control {
+        rule: "P9",
+        what: "names are never marked",
+        edits: &[(
+            "src/tracker/mod.rs",
+            "self.mark(inside, directory, Marks::NAMES | Marks::ATTRIBUTES);",
+            "let _ = (inside, directory);",
+        )],
+        shown_by: By::Capi("rules::a_rename_is_seen_by_its_mark"),
     },
     Control {
         rule: "P10",

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr;
 use std::sync::mpsc;
@@ -25,8 +25,24 @@ fn write_unnoticeably(file: &File, content: &[u8]) {
 
 fn put_time_back(file: &File, before: &fs::Metadata) {
     file.set_times(fs::FileTimes::new().set_modified(before.modified().unwrap())).unwrap();
-    let now = file.metadata().unwrap();
-    assert_eq!((now.mtime(), now.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
+    assert_eq!(file.metadata().unwrap().modified().unwrap(), before.modified().unwrap());
+}
+
+/// P9: its directory looks as before; another process has put its time back, so that only the rename has marked it.
+#[test]
+fn a_rename_is_seen_by_its_mark() {
+    let scene = Scene::new();
+    scene.file("d/old name", b"content");
+    let like = scene.base.join("like");
+    fs::write(&like, b"").unwrap();
+    scene.hot(|| {
+        let before = fs::metadata(scene.at("d")).unwrap();
+        put_time_back(&open(&like), &before);
+        fs::rename(scene.at("d/old name"), scene.at("d/new name")).unwrap();
+        let mut touch = std::process::Command::new("touch");
+        assert!(touch.arg("-r").args([&like, &scene.at("d")]).status().unwrap().success());
+        assert_eq!(fs::metadata(scene.at("d")).unwrap().modified().unwrap(), before.modified().unwrap());
+    });
 }
 
 /// P21: on a server, FLUSH and BACKUP STAGE write on the thread that takes the backup.
