@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int};
 use super::changes::{Change, MOVES, SHRINKS};
 use super::hook::{self, Stat, keep_errno};
 use super::place::Place;
-use crate::tracker::{Pass, tracker};
+use crate::tracker::{Marks, Pass, tracker};
 
 /// A call that may create or empty a file, between its beginning and its end.
 #[derive(Debug)]
@@ -355,6 +355,10 @@ pub unsafe fn rename(
         if hook::may_have_changed(result.into()) {
             from.mark(&pass, moves_paths.into());
             to.mark(&pass, moves_paths.into());
+            // An exchange of directories moves their own mtime on xfs.
+            for moved in [&from, &to].iter().filter(|_| moves_paths).filter_map(|place| place.lstat()) {
+                tracker().mark(&pass, moved.key, Marks::ATTRIBUTES);
+            }
         }
     });
     drop((moves, changes));

@@ -57,7 +57,12 @@ pub fn compare(
                     start..if hole.end == size { size } else { hole.end / block * block }
                 })
                 .filter(|hole| hole.start < hole.end && hole.end - hole.start >= SHORTEST_HOLE)
-                .find(|hole| extents::touches(data_of, hole))?;
+                .find(|hole| {
+                    // A write into allocated space makes up to 32 KiB around it zeroes on the disk (ext4,
+                    // extent_max_zeroout_kb).
+                    let most = if in_source { 0 } else { SHORTEST_HOLE - 1 };
+                    extents::overlap(data_of, hole) > most
+                })?;
             Some(What::Hole { offset: hole.start, length: hole.end - hole.start, in_source })
         };
         let exact = told == Told::Exactly;

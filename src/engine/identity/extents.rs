@@ -62,9 +62,10 @@ pub fn complement(ranges: &[Range<u64>], size: u64) -> Ranges {
     gaps
 }
 
-/// Whether `range` has something in common with one of `ranges`.
-pub fn touches(ranges: &[Range<u64>], range: &Range<u64>) -> bool {
-    ranges.iter().any(|other| other.start < range.end && range.start < other.end)
+/// The most that one of the ranges has in common with `range`.
+pub fn overlap(ranges: &[Range<u64>], range: &Range<u64>) -> u64 {
+    let common = |other: &Range<u64>| other.end.min(range.end).saturating_sub(other.start.max(range.start));
+    ranges.iter().map(common).max().unwrap_or(0)
 }
 
 /// What the file systems of both sides tell of holes.
@@ -170,7 +171,8 @@ mod tests {
         assert_eq!(complement(&[], 5), std::iter::once(0..5).collect::<Ranges>());
         assert_eq!(complement(&[], 0), Ranges::new());
         assert_eq!(union(&ranges, &[0..5, 15..30]), [0..5, 10..40]);
-        assert!(touches(&ranges, &(0..11)) && touches(&ranges, &(39..99)) && touches(&ranges, &(12..13)));
-        assert!(!touches(&ranges, &(0..10)) && !touches(&ranges, &(20..30)) && !touches(&ranges, &(40..41)));
+        let common = [0..11, 39..99, 12..13, 15..35].map(|range| overlap(&ranges, &range));
+        assert_eq!(common, [1, 1, 1, 5]);
+        assert!([0..10, 20..30, 40..41].iter().all(|range| overlap(&ranges, range) == 0));
     }
 }

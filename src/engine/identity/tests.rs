@@ -141,7 +141,7 @@ const MUTATIONS: &[Mutation] = &[
         "db/sparse: hole of 1048576 bytes at 1048576 in the image is data in the source",
     ),
     (
-        |root| write_at(root.join("db/sparse"), &[0], 4 * MIB - 9000),
+        |root| write_at(root.join("db/sparse"), &[0; 70_000], 4 * MIB - 80_000),
         "db/sparse: hole of 1048576 bytes at 3145728 in the source is data in the image",
         "db/sparse: hole of 1048576 bytes at 3145728 in the image is data in the source",
     ),

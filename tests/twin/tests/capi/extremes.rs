@@ -231,10 +231,13 @@ impl Drop for Limit {
     }
 }
 
-/// Threads and descriptors of this process.
+/// Threads of the library, and descriptors of this process. (Threads of other tests come and go; they wait.)
 fn footprint() -> (usize, usize) {
-    let count = |directory| fs::read_dir(directory).unwrap().count();
-    (count("/proc/self/task"), count("/proc/self/fd"))
+    let is_ours = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("hotbackup"))
+    };
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten().filter(is_ours).count();
+    (threads, fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
 /// The backup has failed for want of this, with this number and text, or there was enough; and it left nothing behind.

@@ -70,6 +70,10 @@ const OTHERWISE: &[(&str, &str)] = &[
         "the engine would read a ring that is not mapped any more: the program would crash, not differ",
     ),
     ("ioctl", "only some file systems share blocks: below, on btrfs"),
+    (
+        "openat2",
+        "a name of libc since 2.43, newer than what the program is linked to; its number is left out above",
+    ),
     ("aio_write aio_write64 lio_listio lio_listio64", "refused: capi, unseen::posix_aio_is_refused"),
     ("io_uring_enter io_uring_enter2 io_uring_resize_rings", "refused, as uses of a ring that are not known"),
     (
