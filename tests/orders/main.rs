@@ -64,8 +64,14 @@ fn caller(number: usize, gate: &Arc<Gate>, marks: &Marks) -> JoinHandle<bool> {
 
 /// Closes the gate once beside so many callers, and ends capture if nobody is inside then.
 fn close_once(callers: usize, bound: Duration) {
+    close_once_beside(callers, bound, |_| ());
+}
+
+/// `before`: what has been done before the others come.
+fn close_once_beside(callers: usize, bound: Duration, before: fn(&Gate)) {
     let (gate, marks) = (new_gate(), Marks::default());
     gate.turn_on();
+    before(&gate);
     let callers: Vec<_> = (1..=callers).map(|number| caller(number, &gate, &marks)).collect();
     let closure = gate.close(bound).expect("it is open");
     let seen = gate.is_drained().then(|| marks.load(Relaxed));
@@ -89,15 +95,17 @@ fn one_caller() {
     close_once(1, LONG);
 }
 
-/// The other one finds no slot and shares the counter.
-fn two_callers() {
-    close_once(2, LONG);
+/// One who finds no slot and takes the counter that is shared.
+fn one_caller_without_slot() {
+    thread::call_me(usize::MAX);
+    close_once_beside(1, LONG, |gate| drop(gate.enter(c"earlier")));
 }
 
 fn one_caller_past_the_deadline() {
     close_once(1, PAST);
 }
 
+/// The other one finds no slot.
 fn two_callers_past_the_deadline() {
     close_once(2, PAST);
 }
@@ -129,7 +137,7 @@ fn beginning() {
 #[test]
 fn the_closer_sees_who_is_inside_and_what_was_marked() {
     every_execution(Orders::AsWritten, 5, one_caller);
-    every_execution(Orders::AsWritten, 2, two_callers);
+    every_execution(Orders::AsWritten, 5, one_caller_without_slot);
 }
 
 /// The store of the slot and the load of the word, and the closer's two, need their one order.
