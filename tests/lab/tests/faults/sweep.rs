@@ -8,7 +8,7 @@ use std::time::Instant;
 use faulty::Fault;
 use lab::client::{Conn, SqlError};
 
-use crate::bench::{Bench, Volume, failed, set_dir};
+use crate::bench::{Bench, failed, set_dir};
 
 /// What makes the number of calls large and adds nothing.
 const EXCLUDE: &str =
@@ -110,23 +110,6 @@ fn check(
     // The very last: the mark had been taken away, and could not be set again.
     let last = complete && !once;
     assert!(marked || empty || last, "not marked: {what}");
-}
-
-/// The destination's volume becomes read-only on the way.
-#[test]
-fn read_only_on_the_way() {
-    let volumes = |scratch: &Path| vec![Volume::tmpfs(scratch, "tmpfs", "size=1g")];
-    let mut bench = Bench::with("mariadb-11.8", None, volumes);
-    let dir = bench.server.home().join("tmpfs/backup");
-    let running = bench.paused(&dir);
-    let at = dir.parent().unwrap();
-    let status = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(at).status().unwrap();
-    assert!(status.success());
-    bench.resume();
-    running.fails(libc::EROFS, &[dir.to_str().unwrap(), "Read-only file system"]);
-    crate::bench::incomplete(&dir);
-    bench.recovers();
-    bench.nothing_lost();
 }
 
 /// The server's user may not write there any more.

@@ -50,5 +50,5 @@ fn a_single_thread() {
 #[test]
 fn on_every_file_system() {
     let scratch = Scratch::new(disk(), "filesystems");
-    good(&scratch.0, &["filesystems", "--rounds", "2"], &[]);
+    good(&scratch.0, &["filesystems", "--rounds", "1"], &[]);
 }
