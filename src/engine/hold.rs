@@ -21,7 +21,7 @@ use super::source::{self, Type};
 use super::store::read_full;
 use super::tree::{File, Leads, Seen, Symlink};
 use super::visit::{Extent, extent};
-use crate::tracker::{BLOCK, Closure, Entry, How, Key, Kind, Marks, Tracker, trace};
+use crate::tracker::{BLOCK, Closure, Entry, How, Key, Kind, Marks, Tracker};
 
 /// Bytes read inside the gate at most.
 const ARENA: usize = 32 << 20;
@@ -215,7 +215,6 @@ impl Reading {
         if !self.tracker.gate().turn_off(self.closure) {
             return Err(self.give_up(arena, Missed::Late));
         }
-        trace::note("over");
         Ok(Held {
             instant: instant.duration_since(std::time::UNIX_EPOCH).unwrap_or_default(),
             closed: self.started.elapsed(),
@@ -225,7 +224,6 @@ impl Reading {
 
     fn give_up(self, arena: &mut Arena, missed: Missed) -> Missed {
         let _ = self.tracker.gate().reopen(self.closure);
-        trace::note("over");
         self.tracker.put_back_wide(std::mem::take(&mut arena.all_names), false);
         for (entry, range, marks) in arena.taken.drain(..) {
             self.tracker.put_back(entry, Some(range), marks);
@@ -259,7 +257,6 @@ impl Hold<'_> {
         arena.clear();
         let started = Instant::now();
         let Some(closure) = self.tracker.gate().close(self.bound) else { return Err(Missed::Busy) };
-        trace::note("closed");
         let reading = Reading { tracker: self.tracker, closure, started };
         match self.read_rest(arena, watcher, closure, started) {
             Ok(()) if watcher.is_intact() => Ok(reading),

@@ -34,8 +34,6 @@ enum By {
     Ledgers(&'static str),
     /// A test of the C interface.
     Capi(&'static str),
-    /// A test of the twin's own.
-    TwinTest(&'static str),
     /// A test of failing destinations.
     Faults(&'static str),
     /// A test inside the library.
@@ -56,7 +54,6 @@ pub fn run(args: &[String]) -> Result<ExitCode, Failure> {
 
 fn break_rules(only: Option<&str>, rounds: u32) -> Result<ExitCode> {
     needs::install(&needs::TWIN)?;
-    needs::install(&[&needs::STRACE])?;
     let place = Place::make()?;
     for control in CONTROLS {
         control.broken(|file| Ok(fs::read_to_string(paths::workspace().join(file))?))?;
@@ -188,7 +185,6 @@ impl Place {
             By::Twin(ops) => self.twin(ops, rounds, &memory, true),
             By::Ledgers(ops) => self.twin(ops, rounds, &memory, false),
             By::Capi(name) => self.cargo_test(&["--package", "twin", "--test", "capi"], name),
-            By::TwinTest(name) => self.cargo_test(&["--package", "twin", "--test", "twin"], name),
             By::Faults(name) => self.cargo_test(&["--package", "twin", "--test", "faults"], name),
             By::Unit(name) => self.cargo_test(&["--package", "tokudb_backup", "--lib"], name),
         }

@@ -264,16 +264,6 @@ pub const CONTROLS: &[Control] = &[
         shown_by: By::Ledgers("ledger,pwrite,write,open"),
     },
     Control {
-        rule: "P19",
-        what: "memory is asked for while the gate is closed",
-        edits: &[(
-            "src/engine/hold.rs",
-            "self.read_marked(arena, entry)?;",
-            "drop(std::hint::black_box(vec![1u8; 1 << 20]));\n                self.read_marked(arena, entry)?;",
-        )],
-        shown_by: By::TwinTest("gate::nothing_but_reading_inside"),
-    },
-    Control {
         rule: "P20",
         what: "the gate does not wait for those inside",
         edits: &[("src/engine/hold.rs", "while !gate.is_drained() {", "while false && !gate.is_drained() {")],

@@ -2,7 +2,6 @@
 //! out, which it must notice.
 
 mod controls;
-mod gate;
 mod rounds;
 
 use std::path::{Path, PathBuf};
