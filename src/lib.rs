@@ -17,6 +17,8 @@ pub mod backup;
 pub mod capi;
 pub mod capture;
 pub mod engine;
+#[cfg(test)]
+pub mod fuzz;
 pub mod plugin;
 pub mod server;
 pub mod tracker;

@@ -3,8 +3,11 @@
 //! Objects are looked at and changed only while they are held (`RTLD_NOLOAD`): so they stay mapped, and, because
 //! the loader's lock was waited for, they are relocated.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
+
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -35,6 +38,7 @@ mod relocation {
     pub const ADDRESS: u64 = 257;
 }
 
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Dynamic {
     tag: i64,
@@ -48,9 +52,46 @@ struct Seen {
     base: usize,
     /// From the first to behind the last byte that is mapped.
     span: Range<usize>,
+    /// What of that can be read.
+    loads: Vec<Range<usize>>,
     dynamic: usize,
     /// Read-only after relocation; empty: nothing is.
     relro: Range<usize>,
+}
+
+impl Seen {
+    /// The end of the memory that goes on from there.
+    fn readable_to(&self, address: usize) -> Option<usize> {
+        self.loads.iter().find(|load| load.contains(&address)).map(|load| load.end)
+    }
+
+    fn holds(&self, range: &Range<usize>) -> bool {
+        self.readable_to(range.start).is_some_and(|end| range.end <= end)
+    }
+
+    /// What lies there; `None` where there is no memory of the object. The tables say where, and are not trusted.
+    ///
+    /// # Safety
+    /// The object stays mapped; every value of a `T` is valid.
+    unsafe fn read<T: Copy>(&self, address: usize) -> Option<T> {
+        let range = address..address.checked_add(size_of::<T>())?;
+        // SAFETY: readable memory; the caller's promise.
+        self.holds(&range)
+            .then(|| unsafe { std::ptr::with_exposed_provenance::<T>(address).read_unaligned() })
+    }
+
+    /// A string of the object, without its NUL.
+    ///
+    /// # Safety
+    /// The object stays mapped for as long as the string is used, and nobody changes it.
+    unsafe fn string<'a>(&self, address: usize) -> Option<&'a [u8]> {
+        let room = self.readable_to(address)? - address;
+        let start = std::ptr::with_exposed_provenance::<u8>(address);
+        // SAFETY: that many bytes are readable.
+        let length = unsafe { libc::strnlen(start.cast(), room) };
+        // SAFETY: as above; the caller's promise.
+        (length < room).then(|| unsafe { std::slice::from_raw_parts(start, length) })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -192,13 +233,21 @@ impl Objects {
                 handle,
             };
             // SAFETY: the object is held.
-            unsafe {
+            let found = unsafe {
                 each_import(seen, &mut |address, name| {
                     if let Some(&hook) = by_name.get(name) {
                         object.slots.push(Slot { address, hook });
                     }
                 })
             };
+            // To go on without would be to miss its calls.
+            found.ok_or_else(|| {
+                let text = format!(
+                    "cannot intercept the calls of {}: its dynamic section leads out of its memory",
+                    object.shown()
+                );
+                Error::new(libc::ENOTSUP, text)
+            })?;
             // A function that only this object's own libraries define.
             let handle = object.handle.as_ref();
             object.slots.retain(|slot| slot.hook.resolve_in(handle.map(|handle| handle.0)));
@@ -270,11 +319,14 @@ fn list() -> Listing {
             )
         };
         let base = info.dlpi_addr as usize;
-        let mut seen = Seen { name, base, span: 0..0, dynamic: 0, relro: 0..0 };
+        let mut seen = Seen { name, base, span: 0..0, loads: Vec::new(), dynamic: 0, relro: 0..0 };
         let page = page_size();
         for header in headers {
             let start = base.wrapping_add(header.p_vaddr as usize);
             let end = start.wrapping_add(header.p_memsz as usize);
+            if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0 {
+                seen.loads.push(start..end);
+            }
             match header.p_type {
                 libc::PT_LOAD if seen.span.is_empty() => seen.span = start..end,
                 libc::PT_LOAD => seen.span = seen.span.start.min(start)..seen.span.end.max(end),
@@ -349,15 +401,15 @@ struct Sections {
 
 /// # Safety
 /// The object is relocated and stays mapped.
-unsafe fn sections(seen: &Seen) -> Sections {
+unsafe fn sections(seen: &Seen) -> Option<Sections> {
     // glibc has added the base already; other loaders have not.
     let absolute = |value: usize| if value < seen.base { value.wrapping_add(seen.base) } else { value };
     let mut found = Sections::default();
     let (mut plt_size, mut rela_size) = (0, 0);
-    let mut entry = std::ptr::with_exposed_provenance::<Dynamic>(seen.dynamic);
+    let mut entry = seen.dynamic;
     loop {
-        // SAFETY: PT_DYNAMIC is an array that ends with a zero tag.
-        let Dynamic { tag, value } = unsafe { entry.read() };
+        // SAFETY: by the caller's promise; two integers.
+        let Dynamic { tag, value } = unsafe { seen.read(entry) }?;
         match tag {
             0 => break,
             DT_STRTAB => found.strings = absolute(value),
@@ -369,19 +421,11 @@ unsafe fn sections(seen: &Seen) -> Sections {
             DT_RPATH | DT_RUNPATH => found.paths.push(value),
             _ => {}
         }
-        // SAFETY: as above.
-        entry = unsafe { entry.add(1) };
+        entry = entry.checked_add(size_of::<Dynamic>())?;
     }
     found.plt.end = found.plt.start.saturating_add(plt_size);
     found.rela.end = found.rela.start.saturating_add(rela_size);
-    found
-}
-
-/// # Safety
-/// `offset` is one of a string in the string table of an object that is held.
-unsafe fn string<'a>(strings: usize, offset: usize) -> &'a CStr {
-    // SAFETY: by the caller's promise.
-    unsafe { CStr::from_ptr(std::ptr::with_exposed_provenance::<c_char>(strings).add(offset)) }
+    Some(found)
 }
 
 /// The directories in which the loaded objects have their libraries looked for (DT_RUNPATH, DT_RPATH).
@@ -400,10 +444,11 @@ pub fn library_directories() -> Vec<PathBuf> {
         };
         let origin = name.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
         // SAFETY: the object is held.
-        let sections = unsafe { sections(&seen) };
+        let sections = unsafe { sections(&seen) }.unwrap_or_default();
         for &path in sections.paths.iter().filter(|_| sections.strings != 0) {
-            // SAFETY: an offset from the object's own dynamic section.
-            let path = unsafe { string(sections.strings, path) }.to_string_lossy();
+            // SAFETY: the object is held; its string table does not change.
+            let path = unsafe { seen.string(sections.strings.wrapping_add(path)) }.unwrap_or_default();
+            let path = String::from_utf8_lossy(path);
             let path = path.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
             directories.extend(path.split(':').filter(|part| !part.is_empty()).map(PathBuf::from));
         }
@@ -412,29 +457,27 @@ pub fn library_directories() -> Vec<PathBuf> {
     directories
 }
 
-/// Calls `visit` with the address of each slot of an imported function and its name.
+/// Calls `visit` with the address of each slot of an imported function and its name. `None`: not all could be read.
 ///
 /// # Safety
 /// The object is relocated and stays mapped.
-unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
+unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) -> Option<()> {
     // SAFETY: by the caller's promise.
-    let Sections { strings, symbols, plt, rela, .. } = unsafe { sections(seen) };
+    let Sections { strings, symbols, plt, rela, .. } = unsafe { sections(seen) }?;
     if strings == 0 || symbols == 0 {
-        return;
+        return Some(());
     }
     for table in [plt, rela] {
-        if table.start == 0 {
+        if table.start == 0 || table.is_empty() {
             continue;
         }
-        let count = table.len() / size_of::<libc::Elf64_Rela>();
-        // SAFETY: DT_RELA and DT_JMPREL with their sizes, in a mapped object.
-        let table = unsafe {
-            std::slice::from_raw_parts(
-                std::ptr::with_exposed_provenance::<libc::Elf64_Rela>(table.start),
-                count,
-            )
-        };
-        for relocation in table {
+        if !seen.holds(&table) {
+            return None;
+        }
+        let first = std::ptr::with_exposed_provenance::<libc::Elf64_Rela>(table.start);
+        for index in 0..table.len() / size_of::<libc::Elf64_Rela>() {
+            // SAFETY: inside the table, which can be read; integers.
+            let relocation = unsafe { first.add(index).read_unaligned() };
             let (symbol, kind) = ((relocation.r_info >> 32) as usize, relocation.r_info & 0xffff_ffff);
             let calls = kind == relocation::SLOT
                 || kind == relocation::GLOBAL
@@ -442,24 +485,25 @@ unsafe fn each_import(seen: &Seen, visit: &mut dyn FnMut(usize, &[u8])) {
             if !calls || symbol == 0 {
                 continue;
             }
-            // SAFETY: a relocation's symbol is in the symbol table.
-            let symbol =
-                unsafe { &*std::ptr::with_exposed_provenance::<libc::Elf64_Sym>(symbols).add(symbol) };
+            let symbol = symbols.checked_add(symbol * size_of::<libc::Elf64_Sym>())?;
+            // SAFETY: by the caller's promise; integers.
+            let symbol: libc::Elf64_Sym = unsafe { seen.read(symbol) }?;
             let address = seen.base.wrapping_add(relocation.r_offset as usize);
             if symbol.st_shndx != 0 || !address.is_multiple_of(align_of::<usize>()) {
                 continue;
             }
-            // SAFETY: a name is a string of the string table; the slot is an aligned word of the object's data.
-            let (name, held) = unsafe {
-                (
-                    string(strings, symbol.st_name as usize),
-                    (*std::ptr::with_exposed_provenance::<AtomicUsize>(address)).load(Ordering::Relaxed),
-                )
-            };
+            if !seen.holds(&(address..address.checked_add(size_of::<usize>())?)) {
+                return None;
+            }
+            // SAFETY: an aligned word of the object, which the loader may be changing.
+            let held = unsafe { &*std::ptr::with_exposed_provenance::<AtomicUsize>(address) };
+            // SAFETY: by the caller's promise; the string table does not change.
+            let name = unsafe { seen.string(strings.wrapping_add(symbol.st_name as usize)) }?;
             // A weak function that nobody defines: the object asks whether it is there.
-            if held != 0 {
-                visit(address, name.to_bytes());
+            if held.load(Ordering::Relaxed) != 0 {
+                visit(address, name);
             }
         }
     }
+    Some(())
 }

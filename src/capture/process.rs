@@ -1,5 +1,8 @@
 //! What /proc tells of this process: threads, mappings, rings.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
+
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;

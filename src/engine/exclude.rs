@@ -6,6 +6,8 @@
 mod bracket;
 #[cfg(test)]
 mod compare;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod posix;
 #[cfg(test)]
 mod tests;

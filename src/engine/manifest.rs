@@ -3,6 +3,8 @@
 //! Written into the destination as its last file before the backup counts as complete. Names that are not UTF-8
 //! stand under a key that ends in `_hex`, as the hexadecimal digits of their bytes.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod name;
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,45 @@ fn relative(content: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz {
+    //! Indexes of any content.
+
+    use arbitrary::{Arbitrary, Result, Unstructured};
+
+    use super::*;
+    use crate::fuzz;
+
+    /// No full path of a log is left, every line still names the same file, and a second time changes nothing.
+    pub fn index(u: &mut Unstructured<'_>) -> Result<()> {
+        let mut content = Vec::new();
+        for _ in 0..u.int_in_range(0..=6)? {
+            content.extend(if u.ratio(1, 6)? { Vec::arbitrary(u)? } else { fuzz::path(u)? });
+            content.extend(*u.choose(&[&b"\n"[..], b"\n", b"\r\n", b""])?);
+        }
+        let turned = relative(&content);
+        let shown = content.escape_ascii();
+        if let Some(again) = turned.as_deref().and_then(relative) {
+            panic!("{shown} is changed twice, to {}", again.escape_ascii());
+        }
+        fn lines(content: &[u8]) -> Vec<&[u8]> {
+            content.split(|&byte| byte == b'\n').collect()
+        }
+        fn file(line: &[u8]) -> Option<&[u8]> {
+            let path = Path::new(std::ffi::OsStr::from_bytes(line.trim_ascii_end()));
+            path.file_name().map(|name| name.as_bytes().trim_ascii_end()).filter(|name| !name.is_empty())
+        }
+        let new = turned.as_deref().unwrap_or(&content);
+        assert_eq!(lines(&content).len(), lines(new).len(), "{shown}");
+        for (old, new) in lines(&content).into_iter().zip(lines(new)) {
+            assert_eq!(file(old), file(new), "{shown}");
+            assert!(new == old || new.starts_with(b"./"), "{shown}");
+            assert!(!new.starts_with(b"/") || file(new).is_none(), "{shown}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -10,8 +10,12 @@
 //! them right if it has. So tablespaces that the log does not name are named at its end.
 
 mod blocks;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod records;
 mod ring;
+#[cfg(test)]
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -165,15 +169,16 @@ fn visit_in(log: &mut impl Medium, path: &Path, turn: Turn) -> Result<Work> {
         return Err(damaged(path, "ends before the record of its checkpoint"));
     }
     let Some((_, tablespaces)) = turn else { return Ok(work) };
-    for (position, bytes) in &work.edits {
-        log.write(*position, bytes)?;
-    }
     let mut more = Vec::new();
     for tablespace in tablespaces.iter().filter(|tablespace| !work.named.contains(&tablespace.id)) {
         more.extend(names_file(tablespace.id, &tablespace.name));
         more.push(0);
     }
+    // First, since there may be no room: nothing is changed then.
     log.append(work.end, &more)?;
+    for (position, bytes) in &work.edits {
+        log.write(*position, bytes)?;
+    }
     Ok(work)
 }
 
@@ -257,7 +262,8 @@ fn outside(name: &[u8]) -> Option<Option<usize>> {
     }
     let mut slashes = name.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     let (file, schema) = (slashes.next()?, slashes.next()?);
-    (file > schema + 1).then_some(Some(schema))
+    let is_name = |part: &[u8]| !matches!(part, b"" | b"." | b"..");
+    (is_name(name.get(schema + 1..file)?) && is_name(name.get(file + 1..)?)).then_some(Some(schema))
 }
 
 /// A number of eight bytes.

@@ -3,7 +3,7 @@
 //!
 //! All paths become relative, so that a backup may be moved and copied as a whole.
 
-mod tablespaces;
+pub(crate) mod tablespaces;
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::AsFd;

@@ -9,6 +9,8 @@
 //! Format 4, as MySQL 5.6 to 9.7 and MariaDB 10.5 to 11.8 write it: magic, format description event, previous GTIDs,
 //! groups of events. Numbers are little-endian.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod gtid;
 #[cfg(test)]
 mod tests;

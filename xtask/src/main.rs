@@ -8,11 +8,13 @@ mod build;
 mod controls;
 mod faults;
 mod flags;
+mod fuzz;
 mod lab;
 mod mtr;
 mod needs;
 mod paths;
 mod portable;
+mod sanitize;
 mod servers;
 mod sh;
 mod test;
@@ -46,6 +48,9 @@ usage: cargo xtask COMMAND
          [--stride K]                        of a program beside the library, or of a server; of K calls one
   twin [--rounds N] [--seed S] [--fs NAME]   random programs without a server, on ext4, xfs, btrfs, tmpfs, overlayfs, untyped
        [--shrink SECONDS]                    (no d_type) and small (full); of a failure, the smallest program
+  sanitize [address|thread|miri]             unit tests and twin under AddressSanitizer and ThreadSanitizer, what is
+       [--rounds N] [--seed S]               pure under Miri
+  fuzz [--seconds N] [--seed S] [NAME...]    what reads foreign bytes, on random ones: each property for N seconds
   mtr [--server NAME] [--record] [TEST...]   the suite mysql-test/suite/tokudb_backup by mysql-test-run
   test                                       the whole test suite
   help                                       this text
@@ -92,6 +97,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode, Failure> {
         "build" => build::run(rest),
         "controls" => controls::run(rest),
         "faults" => faults::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "sanitize" => sanitize::run(rest),
         "bench" => bench::run(rest),
         "demo" => lab::demo(rest),
         "soak" => lab::soak(rest),

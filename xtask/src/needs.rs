@@ -23,6 +23,8 @@ pub enum Test {
     Header(&'static str),
     /// A module that `python3` has.
     Python(&'static str),
+    /// Something of that name, which the function finds.
+    Found(&'static str, fn() -> bool),
 }
 
 impl Test {
@@ -37,12 +39,14 @@ impl Test {
                 .stderr(Stdio::null())
                 .status()
                 .is_ok_and(|status| status.success()),
+            Test::Found(_, is_there) => is_there(),
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
             Test::Program(name) | Test::Library(name) | Test::Header(name) | Test::Python(name) => name,
+            Test::Found(name, _) => name,
         }
     }
 }

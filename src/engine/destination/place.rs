@@ -161,6 +161,52 @@ fn unescape(field: &[u8]) -> PathBuf {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz {
+    //! Lines of mountinfo(5).
+
+    use arbitrary::{Arbitrary, Result, Unstructured};
+
+    use super::*;
+    use crate::fuzz;
+
+    /// As the kernel writes a path.
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let escaped = |&byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            byte => vec![byte],
+        };
+        path.iter().flat_map(escaped).collect()
+    }
+
+    /// A mount is found by its number, whatever its names are; lines of anybody are no harm.
+    pub fn mounts(u: &mut Unstructured<'_>) -> Result<()> {
+        let absolute = |path: Vec<u8>| [b"/", &path[..]].concat();
+        let (root, point, below) = (absolute(fuzz::path(u)?), absolute(fuzz::path(u)?), fuzz::name(u)?);
+        let id: u16 = u.arbitrary()?;
+        let line = [
+            format!("1 0 8:1 / / rw - ext4 /dev/sda rw\n{id} 1 0:30 ").as_bytes(),
+            &escape(&root),
+            b" ",
+            &escape(&point),
+            b" rw shared:3 - tmpfs tmpfs rw\n",
+        ]
+        .concat();
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let real = path(&point).join(path(&below));
+        let found = locate(&line, &id.to_string(), &real);
+        if id != 1 && !below.starts_with(b"/") {
+            let expected = Location { device: b"0:30".to_vec(), path: path(&root).join(path(&below)) };
+            assert_eq!(found, Some(expected), "{}", line.escape_ascii());
+        }
+        let mut line = line;
+        fuzz::damage(&mut line, u)?;
+        locate(&line, &id.to_string(), &real);
+        unescape(&Vec::<u8>::arbitrary(u)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -166,11 +166,16 @@ pub fn names_file(space: u32, name: &[u8]) -> Vec<u8> {
     write_number(space, &mut body);
     body.push(0);
     body.extend_from_slice(name);
+    record(MODIFY, &body)
+}
+
+/// A record of a kind with what follows its length.
+pub fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut record = Vec::new();
     match u8::try_from(body.len()) {
-        Ok(length @ ..=15) => record.push(MODIFY | length),
+        Ok(length @ 1..=15) => record.push(kind | length),
         _ => {
-            record.push(MODIFY);
+            record.push(kind);
             // The length counts its own bytes.
             let length = |bytes: usize| u32::try_from(body.len() + bytes - 15).unwrap_or(u32::MAX);
             let bytes = (1..=5).find(|&bytes| {
@@ -181,7 +186,7 @@ pub fn names_file(space: u32, name: &[u8]) -> Vec<u8> {
             write_number(length(bytes.unwrap_or(1)), &mut record);
         }
     }
-    record.extend_from_slice(&body);
+    record.extend_from_slice(body);
     record
 }
 

@@ -49,8 +49,16 @@ impl<'a> Ring<'a> {
         }))
     }
 
+    /// How many times the file was filled before that position, and where in it that lies. The header and the checkpoint
+    /// may say any numbers.
+    fn place(&self, position: u64) -> (u128, u64) {
+        let at = u128::from(self.checkpoint - self.first) + u128::from(position);
+        let capacity = u128::from(self.capacity);
+        (at / capacity, (at % capacity) as u64)
+    }
+
     fn offset(&self, position: u64) -> u64 {
-        START + (self.checkpoint - self.first + position) % self.capacity
+        START + self.place(position).1
     }
 }
 
@@ -75,8 +83,7 @@ impl Medium for Ring<'_> {
     }
 
     fn is_whole(&self, position: u64, records: &[u8], tail: &[u8]) -> bool {
-        let end = self.checkpoint - self.first + position + records.len() as u64;
-        let turn = u8::from((end / self.capacity).is_multiple_of(2));
+        let turn = u8::from(self.place(position + records.len() as u64).0.is_multiple_of(2));
         !records.is_empty()
             && tail
                 .split_first()

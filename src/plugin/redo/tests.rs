@@ -1,29 +1,16 @@
-//! On logs that are made here, in both formats.
+//! On logs in both formats.
 
 use std::path::PathBuf;
 
+use super::sample::{Begin, SIZE};
 use super::*;
 
 const OLD: &[u8] = b"/vol/e/d/t.ibd";
-const SIZE: usize = 16 << 10;
 
 /// A log in a directory of its own.
 struct Scene {
     scratch: tempfile::TempDir,
     bytes: Vec<u8>,
-}
-
-/// How a test's log begins.
-#[derive(Clone, Copy, Debug)]
-struct Begin {
-    format: u32,
-    /// How far from the first byte of the file's mini-transactions the checkpoint lies.
-    shift: u64,
-}
-
-fn sealed(bytes: &mut [u8]) {
-    let (bytes, crc) = bytes.split_last_chunk_mut::<4>().unwrap();
-    *crc = crc32c::crc32c(bytes).to_be_bytes();
 }
 
 fn in_a_ring(shift: u64) -> Begin {
@@ -37,69 +24,7 @@ fn in_blocks(shift: u64) -> Begin {
 impl Scene {
     /// A log with these mini-transactions since its checkpoint, and that of the checkpoint.
     fn new(begin: Begin, records: &[Vec<u8>]) -> Scene {
-        let mut bytes = vec![0xee; SIZE];
-        put(&mut bytes, 0, &begin.format.to_be_bytes());
-        let first: u64 = 1 << 40;
-        put(&mut bytes, 8, &first.to_be_bytes());
-        sealed(&mut bytes[..512]);
-        let checkpoint = |lsn: u64| [&[0xfa, 0, 0][..], &lsn.to_be_bytes()].concat();
-        let mut records = records.to_vec();
-        if begin.format == IN_A_RING {
-            let lsn = first + begin.shift;
-            records.insert(0, checkpoint(lsn));
-            for (at, lsn) in [(0x1000, lsn), (0x2000, lsn - 1)] {
-                let block = &mut bytes[at..at + 64];
-                block.fill(0);
-                put(block, 0, &lsn.to_be_bytes());
-                put(block, 8, &lsn.to_be_bytes());
-                sealed(block);
-            }
-            // The other one is no longer valid, as when a server died while it wrote it.
-            bytes[0x2010] ^= 1;
-            let capacity = SIZE as u64 - 0x3000;
-            let mut at = begin.shift;
-            for record in &records {
-                let end = at + record.len() as u64;
-                let turn = u8::from((end / capacity).is_multiple_of(2));
-                for byte in [&record[..], &[turn], &crc32c::crc32c(record).to_be_bytes()].concat() {
-                    bytes[(0x3000 + at % capacity) as usize] = byte;
-                    at += 1;
-                }
-            }
-        } else {
-            let block = begin.shift / 496;
-            let lsn = first + block * 512 + 12 + begin.shift % 496;
-            records.insert(0, checkpoint(lsn));
-            let capacity = (SIZE - 2048) as u64;
-            let place = |block: u64| (2048 + block * 512 % capacity) as usize;
-            for (at, number) in [(512, 8_u64), (1536, 7)] {
-                let offset = place(block) as u64 + lsn % 512;
-                let block = &mut bytes[at..at + 512];
-                block.fill(0);
-                put(block, 0, &number.to_be_bytes());
-                put(block, 8, &(lsn - (8 - number) * 512).to_be_bytes());
-                put(block, 16, &offset.to_be_bytes());
-                sealed(block);
-            }
-            let mut payload = vec![0x77; (begin.shift % 496) as usize];
-            payload.extend(records.iter().flat_map(|record| [&record[..], &[0]].concat()));
-            // A block that is full is followed by one that is empty.
-            for (count, chunk) in
-                payload.chunks(496).chain(payload.len().is_multiple_of(496).then_some(&[][..])).enumerate()
-            {
-                let block = block + count as u64;
-                let place = place(block);
-                let to = &mut bytes[place..place + 512];
-                to.fill(0);
-                put(to, 0, &((((first / 512 + block) & 0x3fff_ffff) as u32 + 1) | 1 << 31).to_be_bytes());
-                let used = if chunk.len() == 496 { 512 } else { 12 + chunk.len() };
-                put(to, 4, &(used as u16).to_be_bytes());
-                put(to, 12, chunk);
-                sealed(to);
-            }
-        }
-        let scene = Scene { scratch: tempfile::tempdir().unwrap(), bytes };
-        scene.written()
+        Scene { scratch: tempfile::tempdir().unwrap(), bytes: sample::log(begin, records) }.written()
     }
 
     fn written(self) -> Scene {
@@ -287,6 +212,7 @@ fn parts_of_a_name() {
     assert_eq!(outside(b"/e/d/t.ibd"), Some(Some(2)));
     assert_eq!(outside(b"../tablespaces//d/t.ibd"), Some(Some(15)));
     assert_eq!(outside(b"/t.ibd"), None);
+    assert_eq!(outside(b"/e/d/./t.ibd"), None, "which schema?");
     assert_eq!(turned(b"/vol/e/d/t.ibd", "../t").unwrap(), b"../t///d/t.ibd");
     assert_eq!(turned(b"/e/d/t.ibd", "../tablespaces").unwrap(), b"../tablespaces/d/t.ibd");
 }

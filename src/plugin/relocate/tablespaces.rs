@@ -1,5 +1,8 @@
 //! InnoDB's tablespaces from elsewhere, and the .isl files that lead to them.
 
+#[cfg(test)]
+pub(crate) mod fuzz;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -77,19 +80,25 @@ impl Place {
     pub fn turn_isl(&self, layout: &Layout, isl: &Path, folder: &Folder, name: &CStr) -> Result<()> {
         let gone = || Error::io("read", &folder.path_of(name), &Errno::NOENT.into());
         let content = folder.read(name)?.ok_or_else(gone)?;
+        self.turned(layout, isl, &content)?.map_or(Ok(()), |wanted| rewrite(folder, name, &wanted))
+    }
+
+    /// The content that an .isl file must have; `None`: it has it.
+    fn turned(&self, layout: &Layout, isl: &Path, content: &[u8]) -> Result<Option<Vec<u8>>> {
         let target = content.trim_ascii();
         let led = layout.data_dir().join(OsStr::from_bytes(target));
         let image = image_of(layout, &led).ok_or_else(|| leads_out(isl, &led))?;
         let beside = match self {
-            Place::Beside(beside) => beside.turned(target, &real_directory(layout, target)),
+            Place::Beside(beside) => {
+                let turned = |name: &[u8]| beside.turned(name, &real_directory(layout, name));
+                // The name as the log has it; one that was spelled by hand, without its dots.
+                turned(target).or_else(|| turned(normal(&led).as_os_str().as_bytes()))
+            }
             _ => None,
         };
         let relative = || relative(&Path::new(DATA_DIR_IMAGE).join("x"), &image).into_os_string().into_vec();
         let wanted = beside.unwrap_or_else(relative);
-        if wanted == target {
-            return Ok(());
-        }
-        rewrite(folder, name, &wanted)
+        Ok((wanted != target).then_some(wanted))
     }
 
     /// Moves the tablespaces there, and makes MariaDB's log tell it.

@@ -4,6 +4,8 @@
 //! Whoever asks is told by the address that the call returns to, so this works where a function can have no code before
 //! its own: on x86-64.
 
+#![cfg_attr(feature = "sanitized", allow(dead_code))]
+
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::fs;
@@ -149,6 +151,7 @@ macro_rules! told_of_its_caller {
     )* };
 }
 
+#[cfg(not(feature = "sanitized"))]
 told_of_its_caller! {
     malloc("rsi") is malloc_for;
     calloc("rdx") is calloc_for;
