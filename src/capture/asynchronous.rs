@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int, c_long, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::data::appends;
-use super::hook::{self, keep_errno};
+use super::hook::{self, keep_errno, peek};
 use super::uring;
 use crate::tracker::inflight::{Full, Locked};
 use crate::tracker::sync::monotonic_millis;
@@ -66,21 +66,6 @@ struct Request {
     reserved: u64,
     flags: u32,
     eventfd: u32,
-}
-
-/// Copies a `T` from an address that may not be mapped.
-fn peek<T: Copy>(address: usize) -> Option<T> {
-    let mut value = std::mem::MaybeUninit::<T>::uninit();
-    let local = libc::iovec { iov_base: value.as_mut_ptr().cast(), iov_len: size_of::<T>() };
-    let remote = libc::iovec {
-        iov_base: std::ptr::with_exposed_provenance_mut::<c_void>(address),
-        iov_len: size_of::<T>(),
-    };
-    // SAFETY: one vector each; the kernel checks the remote one.
-    let copied =
-        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
-    // SAFETY: all of it has been written; `T` is plain data wherever this is called.
-    (copied == size_of::<T>() as isize).then(|| unsafe { value.assume_init() })
 }
 
 /// The bytes that a vector of `count` buffers holds.
@@ -155,7 +140,8 @@ fn completed_unseen(pass: &Pass<'_>, request: u64) {
     if uring::is_settled() && monotonic_millis() > gone {
         tracker().set_fault(Fault::LostCompletion);
     }
-    match peek::<Request>(request as usize) {
+    // SAFETY: numbers.
+    match unsafe { peek::<Request>(request as usize) } {
         Some(request) => {
             if let Some(target) = keep_errno(|| request.target()) {
                 marker(pass)(&target);
@@ -170,7 +156,10 @@ fn know(id: usize) -> Result<Option<Locked<'static>>, Full> {
     if let Some(stream) = tracker().in_flight().find(id) {
         return Ok(Some(stream));
     }
-    let head = keep_errno(|| peek::<[u32; 8]>(id));
+    let head = keep_errno(|| {
+        // SAFETY: numbers.
+        unsafe { peek::<[u32; 8]>(id) }
+    });
     let Some([_, count, _, tail, MAGIC, ..]) = head else { return Ok(None) };
     tracker()
         .in_flight()
@@ -339,13 +328,6 @@ pub fn posix(real: impl FnOnce() -> c_int) -> c_int {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_that_is_not_mapped_is_no_ring() {
-        assert_eq!(peek::<u64>(0x10), None);
-        let value = 42u64;
-        assert_eq!(peek::<u64>((&raw const value).expose_provenance()), Some(42));
-    }
 
     /// io_getevents may begin in one backup and come back in the next, which has not looked for contexts yet.
     #[test]

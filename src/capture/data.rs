@@ -3,9 +3,11 @@
 use std::ffi::{CStr, c_int};
 use std::ops::Range;
 
+use libc::iovec;
+
 use super::changes::{SHRINKS, Stamp};
-use super::hook::{self, Stat, keep_errno};
-use crate::tracker::{Marks, Pass, tracker};
+use super::hook::{self, Stat, keep_errno, peek};
+use crate::tracker::tracker;
 
 const TO_THE_END: u64 = u64::MAX;
 /// linux/fs.h; RWF_NOAPPEND since Linux 6.9.
@@ -32,21 +34,44 @@ fn appended(file: &Stat, shrinks: Stamp) -> Range<u64> {
     if SHRINKS.quiet_since(shrinks, 0) { file.size..TO_THE_END } else { 0..TO_THE_END }
 }
 
-/// Whether a failed write left the file's bytes as they were for certain.
-fn failed_at_once() -> bool {
-    use libc::{EAGAIN, EBADF, EFBIG, EINVAL, ENOSPC, EPERM, EROFS, ESPIPE};
-    matches!(hook::errno(), EAGAIN | EBADF | EFBIG | EINVAL | ENOSPC | EPERM | EROFS | ESPIPE)
+/// How much a call was asked to write. It counts when the call failed: a direct write that ends with EINVAL, ENOSPC or
+/// EFAULT may have landed in part where the file lies in several extents (ext4).
+#[derive(Clone, Copy, Debug)]
+pub enum Asked {
+    /// This many bytes.
+    Bytes(usize),
+    /// What this many buffers hold.
+    Vector(*const iovec, c_int),
 }
 
-/// A write that left the bytes as they were; some errors are found after the file's time was moved.
-fn changed_nothing(pass: &Pass<'_>, file: &Stat) {
-    if matches!(hook::errno(), libc::ENOSPC | libc::EINVAL) {
-        tracker().mark(pass, file.key, Marks::ATTRIBUTES);
+impl Asked {
+    fn bytes(self) -> u64 {
+        match self {
+            Asked::Bytes(bytes) => bytes as u64,
+            // The kernel may have refused the vector because it is not readable.
+            Asked::Vector(vector, count) => (0..count.max(0) as usize).fold(0, |sum: u64, index| {
+                // SAFETY: an address and a number.
+                let part = unsafe { peek::<iovec>(vector.wrapping_add(index).expose_provenance()) };
+                sum.saturating_add(part.map_or(u64::MAX, |part| part.iov_len as u64))
+            }),
+        }
     }
 }
 
+/// Whether a failed write was refused before anything else was looked at.
+fn was_no_write() -> bool {
+    matches!(hook::errno(), libc::EBADF | libc::ESPIPE)
+}
+
 /// A write at an offset: pwrite(2) and its family. `flags`: those of pwritev2(2).
-pub fn at(call: &'static CStr, fd: c_int, offset: i64, flags: c_int, real: impl FnOnce() -> isize) -> isize {
+pub fn at(
+    call: &'static CStr,
+    fd: c_int,
+    offset: i64,
+    asked: Asked,
+    flags: c_int,
+    real: impl FnOnce() -> isize,
+) -> isize {
     let shrinks = SHRINKS.stamp();
     let Some((file, pass)) = hook::enter(call, fd) else { return real() };
     let result = real();
@@ -54,10 +79,10 @@ pub fn at(call: &'static CStr, fd: c_int, offset: i64, flags: c_int, real: impl 
         let Ok(from) = u64::try_from(offset) else { return };
         let range = match u64::try_from(result) {
             Ok(0) => return,
-            Err(_) if failed_at_once() => return changed_nothing(&pass, &file),
+            Err(_) if was_no_write() => return,
             _ if appends(fd, flags) => appended(&file, shrinks),
             Ok(landed) => from..from.saturating_add(landed),
-            Err(_) => from..TO_THE_END,
+            Err(_) => from..from.saturating_add(asked.bytes()),
         };
         tracker().mark_range(&pass, file.key, range);
     });
@@ -65,22 +90,28 @@ pub fn at(call: &'static CStr, fd: c_int, offset: i64, flags: c_int, real: impl 
 }
 
 /// A write at the file position: write(2), writev(2), sendfile(2) and the like.
-pub fn at_position(call: &'static CStr, fd: c_int, flags: c_int, real: impl FnOnce() -> isize) -> isize {
+pub fn at_position(
+    call: &'static CStr,
+    fd: c_int,
+    asked: Asked,
+    flags: c_int,
+    real: impl FnOnce() -> isize,
+) -> isize {
     let shrinks = SHRINKS.stamp();
     let Some((file, pass)) = hook::enter(call, fd) else { return real() };
     let before = keep_errno(|| position(fd));
     let result = real();
     keep_errno(|| {
-        if result == 0 {
+        if result == 0 || result < 0 && was_no_write() {
             return;
-        }
-        if result < 0 && failed_at_once() {
-            return changed_nothing(&pass, &file);
         }
         let range = if appends(fd, flags) {
             appended(&file, shrinks)
         } else {
-            between(before, position(fd), u64::try_from(result).ok())
+            match u64::try_from(result) {
+                Ok(landed) => between(before, position(fd), landed),
+                Err(_) => around(before, position(fd), asked.bytes()),
+            }
         };
         tracker().mark_range(&pass, file.key, range);
     });
@@ -90,10 +121,17 @@ pub fn at_position(call: &'static CStr, fd: c_int, flags: c_int, real: impl FnOn
 /// Where a write of `landed` bytes went, by the positions before and after it. Others may have moved the position
 /// meanwhile: forward by writing too; a position that is less far than our own bytes was set by somebody, and then
 /// nothing is certain.
-fn between(before: Option<u64>, after: Option<u64>, landed: Option<u64>) -> Range<u64> {
-    match (before, after, landed) {
-        (Some(before), Some(after), Some(landed)) if after >= before.saturating_add(landed) => before..after,
-        (Some(before), Some(_), None) => before..TO_THE_END,
+fn between(before: Option<u64>, after: Option<u64>, landed: u64) -> Range<u64> {
+    match (before, after) {
+        (Some(before), Some(after)) if after >= before.saturating_add(landed) => before..after,
+        _ => 0..TO_THE_END,
+    }
+}
+
+/// Where a write that failed may have landed: it does not move the position, but others do.
+fn around(before: Option<u64>, after: Option<u64>, asked: u64) -> Range<u64> {
+    match (before, after) {
+        (Some(before), Some(after)) if after >= before => before..after.saturating_add(asked),
         _ => 0..TO_THE_END,
     }
 }
@@ -103,12 +141,13 @@ pub fn at_or_position(
     call: &'static CStr,
     fd: c_int,
     offset: Option<i64>,
+    asked: Asked,
     flags: c_int,
     real: impl FnOnce() -> isize,
 ) -> isize {
     match offset {
-        Some(offset) => at(call, fd, offset, flags, real),
-        None => at_position(call, fd, flags, real),
+        Some(offset) => at(call, fd, offset, asked, flags, real),
+        None => at_position(call, fd, asked, flags, real),
     }
 }
 
@@ -118,6 +157,7 @@ pub fn splice(
     from: c_int,
     fd: c_int,
     offset: *const i64,
+    count: usize,
     flags: u32,
     real: impl Fn(u32) -> isize,
 ) -> isize {
@@ -128,7 +168,9 @@ pub fn splice(
     loop {
         // SAFETY: the caller gave null or a valid offset, which the kernel would read too.
         let target = unsafe { offset.as_ref() }.copied();
-        let result = at_or_position(call, fd, target, 0, || real(flags | libc::SPLICE_F_NONBLOCK));
+        let result = at_or_position(call, fd, target, Asked::Bytes(count), 0, || {
+            real(flags | libc::SPLICE_F_NONBLOCK)
+        });
         let wait = result < 0
             && hook::errno() == libc::EAGAIN
             && flags & libc::SPLICE_F_NONBLOCK == 0
@@ -152,15 +194,26 @@ mod tests {
 
     #[test]
     fn positions_tell_where_a_write_went_or_that_it_is_not_known() {
-        assert_eq!(between(Some(10), Some(30), Some(20)), 10..30);
-        assert_eq!(between(Some(10), Some(70), Some(20)), 10..70, "another thread wrote too");
-        assert_eq!(between(Some(10), Some(5), Some(20)), 0..TO_THE_END, "somebody sought back");
-        assert_eq!(between(None, Some(5), Some(20)), 0..TO_THE_END);
-        assert_eq!(
-            between(Some(10), Some(10), None),
-            10..TO_THE_END,
-            "a failed write may have landed in part"
-        );
+        assert_eq!(between(Some(10), Some(30), 20), 10..30);
+        assert_eq!(between(Some(10), Some(70), 20), 10..70, "another thread wrote too");
+        assert_eq!(between(Some(10), Some(5), 20), 0..TO_THE_END, "somebody sought back");
+        assert_eq!(between(None, Some(5), 20), 0..TO_THE_END);
+    }
+
+    #[test]
+    fn a_failed_write_may_have_landed_in_part() {
+        assert_eq!(around(Some(10), Some(10), 20), 10..30);
+        assert_eq!(around(Some(10), Some(70), 20), 10..90, "another thread wrote before it");
+        assert_eq!(around(Some(10), Some(5), 20), 0..TO_THE_END, "somebody sought back");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_read_without_trusting_the_vector() {
+        let part = |len| iovec { iov_base: std::ptr::null_mut(), iov_len: len };
+        let vector = [part(100), part(28)];
+        assert_eq!(Asked::Vector(vector.as_ptr(), 2).bytes(), 128);
+        assert_eq!(Asked::Vector(std::ptr::without_provenance(16), 2).bytes(), u64::MAX);
+        assert_eq!(Asked::Vector(vector.as_ptr(), -1).bytes(), 0);
     }
 
     #[test]

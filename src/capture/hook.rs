@@ -3,7 +3,7 @@
 //! A hook runs in a thread of the server: it allocates nothing, takes no lock but the tracker's, makes no system
 //! call of its own but those that look (fstat, lseek, fcntl), and leaves errno as the real call left it (P10).
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;
 
 use crate::tracker::{Key, Pass, tracker};
@@ -104,4 +104,37 @@ pub fn enter(call: &'static CStr, fd: c_int) -> Option<(Stat, Pass<'static>)> {
 /// Whether a call that returned `result` may have changed anything: it succeeded, or failed in the middle.
 pub fn may_have_changed(result: i64) -> bool {
     result >= 0 || matches!(errno(), libc::EIO | libc::EINTR | libc::ESTALE | libc::ETIMEDOUT)
+}
+
+/// Copies a `T` from an address that may not be mapped. `None`: it is not, or the system lets nobody ask.
+///
+/// # Safety
+/// A `T` may have any bytes.
+pub unsafe fn peek<T: Copy>(address: usize) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let local = libc::iovec { iov_base: value.as_mut_ptr().cast(), iov_len: size_of::<T>() };
+    let remote = libc::iovec {
+        iov_base: std::ptr::with_exposed_provenance_mut::<c_void>(address),
+        iov_len: size_of::<T>(),
+    };
+    // SAFETY: one vector each; the kernel checks the remote one.
+    let copied =
+        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+    // SAFETY: all of it has been written, and any bytes are a `T`.
+    (copied == size_of::<T>() as isize).then(|| unsafe { value.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_mapped_is_not_read() {
+        let value = 42u64;
+        // SAFETY: numbers.
+        unsafe {
+            assert_eq!(peek::<u64>(0x10), None);
+            assert_eq!(peek::<u64>((&raw const value).expose_provenance()), Some(42));
+        }
+    }
 }

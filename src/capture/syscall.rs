@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
 use libc::AT_FDCWD;
 
+use super::data::Asked;
 use super::hook;
 use super::{asynchronous, attributes, data, ioctl, mapping, names, size, uring};
 use crate::tracker::{Marks, tracker};
@@ -210,24 +211,30 @@ pub unsafe fn run(
     let (fd, mode) = (a as c_int, Marks::ATTRIBUTES);
     let string = |value: c_long| std::ptr::with_exposed_provenance::<c_char>(value as usize);
     let offset_at = |value: c_long| std::ptr::with_exposed_provenance::<i64>(value as usize);
+    let vector = Asked::Vector(std::ptr::with_exposed_provenance(b as usize), c as c_int);
+    let asked = |count: c_long| Asked::Bytes(count as usize);
     let bytes = || real() as isize;
     let int = || real() as c_int;
     // SAFETY: the arguments are those of the call with this number.
     unsafe {
         match number {
-            libc::SYS_write | libc::SYS_writev => data::at_position(call, fd, 0, bytes) as c_long,
-            libc::SYS_pwrite64 | libc::SYS_pwritev => data::at(call, fd, d, 0, bytes) as c_long,
+            libc::SYS_write => data::at_position(call, fd, asked(c), 0, bytes) as c_long,
+            libc::SYS_writev => data::at_position(call, fd, vector, 0, bytes) as c_long,
+            libc::SYS_pwrite64 => data::at(call, fd, d, asked(c), 0, bytes) as c_long,
+            libc::SYS_pwritev => data::at(call, fd, d, vector, 0, bytes) as c_long,
             // Its flags are the sixth, the offset is in two halves of which this machine uses the first.
             libc::SYS_pwritev2 => {
-                data::at_or_position(call, fd, (d != -1).then_some(d), f as c_int, bytes) as c_long
+                data::at_or_position(call, fd, (d != -1).then_some(d), vector, f as c_int, bytes) as c_long
             }
-            libc::SYS_sendfile => data::at_position(call, fd, 0, bytes) as c_long,
-            libc::SYS_splice => data::splice(call, fd, c as c_int, offset_at(d), f as u32, |flags| {
-                with([a, b, c, d, e, c_long::from(flags)]) as isize
-            }) as c_long,
+            libc::SYS_sendfile => data::at_position(call, fd, asked(d), 0, bytes) as c_long,
+            libc::SYS_splice => {
+                data::splice(call, fd, c as c_int, offset_at(d), e as usize, f as u32, |flags| {
+                    with([a, b, c, d, e, c_long::from(flags)]) as isize
+                }) as c_long
+            }
             libc::SYS_copy_file_range => {
                 let target = offset_at(d).as_ref().copied();
-                data::at_or_position(call, c as c_int, target, 0, bytes) as c_long
+                data::at_or_position(call, c as c_int, target, asked(e), 0, bytes) as c_long
             }
             libc::SYS_ftruncate => size::ftruncate(call, fd, b, int).into(),
             libc::SYS_truncate => size::truncate(call, string(a), b, int).into(),

@@ -10,6 +10,7 @@ use libc::{
     AT_FDCWD, FILE, O_CREAT, O_TRUNC, O_WRONLY, dev_t, gid_t, iovec, mode_t, timespec, timeval, uid_t,
 };
 
+use super::data::Asked;
 use super::uring::{self, Ring};
 use super::{asynchronous, attributes, data, ioctl, loader, mapping, names, size, stdio, syscall};
 use crate::tracker::Marks;
@@ -155,32 +156,32 @@ macro_rules! detour {
 hooks! {
     // ---- data ----
     [write __write] (fd: c_int, bytes: *const c_void, count: usize) -> isize {
-        |call, real| { data::at_position(call, fd, 0, || real(fd, bytes, count)) }
+        |call, real| { data::at_position(call, fd, Asked::Bytes(count), 0, || real(fd, bytes, count)) }
     }
     [pwrite pwrite64 __pwrite64] (fd: c_int, bytes: *const c_void, count: usize, offset: i64) -> isize {
-        |call, real| { data::at(call, fd, offset, 0, || real(fd, bytes, count, offset)) }
+        |call, real| { data::at(call, fd, offset, Asked::Bytes(count), 0, || real(fd, bytes, count, offset)) }
     }
     [writev] (fd: c_int, vector: *const iovec, count: c_int) -> isize {
-        |call, real| { data::at_position(call, fd, 0, || real(fd, vector, count)) }
+        |call, real| { data::at_position(call, fd, Asked::Vector(vector, count), 0, || real(fd, vector, count)) }
     }
     [pwritev pwritev64] (fd: c_int, vector: *const iovec, count: c_int, offset: i64) -> isize {
-        |call, real| { data::at(call, fd, offset, 0, || real(fd, vector, count, offset)) }
+        |call, real| { data::at(call, fd, offset, Asked::Vector(vector, count), 0, || real(fd, vector, count, offset)) }
     }
     [pwritev2 pwritev64v2] (fd: c_int, vector: *const iovec, count: c_int, offset: i64, flags: c_int) -> isize {
         |call, real| {
-            data::at_or_position(call, fd, (offset != -1).then_some(offset), flags, || {
+            data::at_or_position(call, fd, (offset != -1).then_some(offset), Asked::Vector(vector, count), flags, || {
                 real(fd, vector, count, offset, flags)
             })
         }
     }
     [sendfile sendfile64] (to: c_int, from: c_int, offset: *mut i64, count: usize) -> isize {
-        |call, real| { data::at_position(call, to, 0, || real(to, from, offset, count)) }
+        |call, real| { data::at_position(call, to, Asked::Bytes(count), 0, || real(to, from, offset, count)) }
     }
     [splice] (from: c_int, from_offset: *mut i64, to: c_int, to_offset: *mut i64, count: usize, flags: c_uint)
         -> isize
     {
         |call, real| {
-            data::splice(call, from, to, to_offset, flags, |flags| {
+            data::splice(call, from, to, to_offset, count, flags, |flags| {
                 real(from, from_offset, to, to_offset, count, flags)
             })
         }
@@ -189,7 +190,7 @@ hooks! {
         flags: c_uint) -> isize
     {
         |call, real| {
-            data::at_or_position(call, to, to_offset.as_ref().copied(), 0, || {
+            data::at_or_position(call, to, to_offset.as_ref().copied(), Asked::Bytes(count), 0, || {
                 real(from, from_offset, to, to_offset, count, flags)
             })
         }

@@ -233,6 +233,38 @@ fn direct_io() {
     assert_eq!(scene.copy("file").len(), (4 << 20) + 8192);
 }
 
+/// Where a file lies in several extents, ext4 tells of a direct write that goes on at what it cannot write only that it
+/// failed; the first extents have been written.
+#[test]
+fn direct_writes_that_fail_and_land_in_part() {
+    let scene = Scene::new();
+    let names = ["pwritev", "writev", "pwritev2", "syscall"];
+    let mut memory = twin::memory::Memory::new(16384);
+    memory.bytes().fill(7);
+    let files = names.map(|name| {
+        let file = File::create(scene.at(name)).unwrap();
+        for block in (0..64).step_by(2) {
+            file.write_all_at(&[1; 4096], block * 4096).unwrap();
+        }
+        file.sync_all().unwrap();
+        File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(scene.at(name)).unwrap()
+    });
+    let first = iovec { iov_base: memory.address().cast_mut(), iov_len: 8192 };
+    let odd = iovec { iov_base: memory.address().wrapping_byte_add(8192).cast_mut(), iov_len: 5000 };
+    let nowhere = iovec { iov_base: 16 as *mut _, iov_len: 5000 };
+    scene.hot(|| {
+        let [positioned, at_position, flagged, by_number] = &files;
+        sys::pwritev(fd(positioned), &[first, odd], 2, 16384);
+        sys::pwritev(fd(positioned), &[first, nowhere], 2, 65536);
+        sys::lseek(fd(at_position), 32768, libc::SEEK_SET);
+        sys::writev(fd(at_position), &[first, odd], 2);
+        sys::pwritev2(fd(flagged), &[first, odd], 2, 16384, libc::RWF_DSYNC);
+        let vector = [first, odd];
+        let arguments = [fd(by_number) as usize, vector.as_ptr().expose_provenance(), 2, 16384, 0, 0];
+        sys::syscall(libc::SYS_pwritev, arguments);
+    });
+}
+
 #[test]
 fn a_file_written_before_and_after_a_backup() {
     let scene = Scene::new();
