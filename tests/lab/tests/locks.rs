@@ -112,6 +112,7 @@ const WRITES: &[&str] = &["REPLACE INTO d.m VALUES (1, 1)", "REPLACE INTO d.i VA
 fn held(name: &str) {
     let (lab, mut conn) = Lab::new(name);
     let volume = &lab.volume;
+    let foreign = lab.plugged.server.data().join("d").join("foreign");
     for (lock, statements) in [("DDL", DDL), ("ALL", WRITES)] {
         for how in ["succeeds", "killed", "full"] {
             println!("{lock} {how}");
@@ -122,7 +123,13 @@ fn held(name: &str) {
             let (id, backup) = lab.start(lock, &dir);
             wait_for("the wait for the lock", || waits(&mut conn, id));
             conn.exec("INSERT INTO d.big (pad) VALUES (REPEAT('x', 8000000))").unwrap();
-            let trouble = if how == "full" { Trouble::fill(volume) } else { Trouble::freeze(volume) };
+            let trouble = if how == "full" {
+                // What the server has written of that row by now may be little, and find room in what is allocated.
+                fs::write(&foreign, vec![7; 8 << 20]).unwrap();
+                Trouble::fill(volume)
+            } else {
+                Trouble::freeze(volume)
+            };
             holder.let_go();
             if how == "full" {
                 let error = backup.join().unwrap().unwrap_err();
@@ -153,6 +160,7 @@ fn held(name: &str) {
             wait_for("the workers' end", || status(&mut conn, "state") == "idle");
             conn.exec("TRUNCATE TABLE d.big").unwrap();
             fs::remove_dir_all(&dir).unwrap();
+            let _ = fs::remove_file(&foreign);
         }
     }
 }
