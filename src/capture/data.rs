@@ -10,6 +10,8 @@ use super::hook::{self, Stat, keep_errno, peek};
 use crate::tracker::tracker;
 
 const TO_THE_END: u64 = u64::MAX;
+/// UIO_MAXIOV of linux/uio.h.
+const MAX_VECTOR: c_int = 1024;
 /// linux/fs.h; RWF_NOAPPEND since Linux 6.9.
 const RWF_NOAPPEND: c_int = 0x20;
 
@@ -48,8 +50,10 @@ impl Asked {
     fn bytes(self) -> u64 {
         match self {
             Asked::Bytes(bytes) => bytes as u64,
+            // Longer ones are refused before anything is written.
+            Asked::Vector(_, count) if !(0..=MAX_VECTOR).contains(&count) => 0,
             // The kernel may have refused the vector because it is not readable.
-            Asked::Vector(vector, count) => (0..count.max(0) as usize).fold(0, |sum: u64, index| {
+            Asked::Vector(vector, count) => (0..count as usize).fold(0, |sum: u64, index| {
                 // SAFETY: an address and a number.
                 let part = unsafe { peek::<iovec>(vector.wrapping_add(index).expose_provenance()) };
                 sum.saturating_add(part.map_or(u64::MAX, |part| part.iov_len as u64))
@@ -214,6 +218,7 @@ mod tests {
         assert_eq!(Asked::Vector(vector.as_ptr(), 2).bytes(), 128);
         assert_eq!(Asked::Vector(std::ptr::without_provenance(16), 2).bytes(), u64::MAX);
         assert_eq!(Asked::Vector(vector.as_ptr(), -1).bytes(), 0);
+        assert_eq!(Asked::Vector(vector.as_ptr(), c_int::MAX).bytes(), 0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `FILE*` streams: libc writes by itself, unseen, so their files are read again inside the gate (P24).
+//! `FILE*` streams: libc writes by itself, unseen, so their files are read again inside the gate (P24). The calls in
+//! which it does so are held up there all the same, but for fprintf(3): a variadic function cannot be passed on.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -91,6 +92,24 @@ pub unsafe fn fdopen(mode: *const c_char, real: impl FnOnce() -> *mut FILE) -> *
         keep_errno(|| unsafe { is_unseen(stream) });
     }
     stream
+}
+
+/// A call in which libc may write a stream's buffer out: not while the gate is closed. It leaves no mark, since the file
+/// is read again in there.
+///
+/// # Safety
+/// `stream` is open; or null, for all that are (fflush(3)).
+pub unsafe fn write_out<R>(call: &'static CStr, stream: *mut FILE, real: impl FnOnce() -> R) -> R {
+    if !hook::is_on() {
+        return real();
+    }
+    let _pass = keep_errno(|| {
+        // A stream to a pipe may wait for whoever reads it: nobody waits for that inside.
+        // SAFETY: by the caller's promise.
+        let may_write = stream.is_null() || hook::regular(unsafe { descriptor(stream) }).is_some();
+        may_write.then(|| tracker().enter(call)).flatten()
+    });
+    real()
 }
 
 /// tmpfile(3): nobody finds its file, but the inode may be one that had another life before (P6).

@@ -132,6 +132,7 @@ macro_rules! name {
 
 macro_rules! detour {
     ($name:ident ($($argument:ident: $type:ty),*), $result:ty, $call:ident, $real:ident, $body:block) => {
+        #[allow(non_snake_case)]
         // "C-unwind": cancelling a thread in a system call unwinds through here. Nothing in a hook panics.
         pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
             let $call: &'static CStr = name!($name);
@@ -414,6 +415,34 @@ hooks! {
                 stdio::fopen(call, path, mode, || real(path, mode, stream))
             }
         }
+    }
+    [fwrite fwrite_unlocked] (data: *const c_void, size: usize, count: usize, stream: *mut FILE) -> usize {
+        |call, real| { stdio::write_out(call, stream, || real(data, size, count, stream)) }
+    }
+    [fputs fputs_unlocked] (text: *const c_char, stream: *mut FILE) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(text, stream)) }
+    }
+    [fputc fputc_unlocked putc putc_unlocked _IO_putc] (byte: c_int, stream: *mut FILE) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(byte, stream)) }
+    }
+    // A va_list is passed by its address on x86-64 and aarch64.
+    [vfprintf] (stream: *mut FILE, format: *const c_char, list: *mut c_void) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(stream, format, list)) }
+    }
+    [__vfprintf_chk] (stream: *mut FILE, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(stream, flag, format, list)) }
+    }
+    [fflush fflush_unlocked fclose] (stream: *mut FILE) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(stream)) }
+    }
+    [fseek fseeko fseeko64] (stream: *mut FILE, offset: i64, whence: c_int) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(stream, offset, whence)) }
+    }
+    [fsetpos fsetpos64] (stream: *mut FILE, position: *const c_void) -> c_int {
+        |call, real| { stdio::write_out(call, stream, || real(stream, position)) }
+    }
+    [rewind] (stream: *mut FILE) -> () {
+        |call, real| { stdio::write_out(call, stream, || real(stream)) }
     }
     [tmpfile tmpfile64] () -> *mut FILE {
         |call, real| { stdio::tmpfile(call, real) }

@@ -37,13 +37,16 @@ pub fn soak(args: &[String]) -> Result<ExitCode, Failure> {
     let plot: Option<String> = flags.value("--plot", "a file")?;
     let seed = seed(&mut flags)?;
     let lock: Option<String> = flags.value("--lock", "AUTO, OFF, DDL or ALL")?;
+    let warm_up = flags.value::<f64>("--warm-up", "a number of seconds")?.map(|seconds| seconds.to_string());
+    let option: Option<String> = flags.value("--option", "an option of the server")?;
     let switches = ["--binlog", "--binlog-outside", "--no-identity", "--kill9", "--without-capture"];
     let switches: Vec<&str> = switches.into_iter().filter(|name| flags.switch(name)).collect();
     flags.end()?;
     let mut words = vec!["soak".to_owned(), "--server".into(), server.clone(), length.0.into(), length.1];
     words.extend(plot.into_iter().flat_map(|plot| ["--plot".to_owned(), plot]));
     words.extend(seed);
-    words.extend(lock.into_iter().flat_map(|lock| ["--lock".to_owned(), lock]));
+    let values = [("--lock", lock), ("--warm-up", warm_up), ("--option", option)];
+    words.extend(values.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))));
     words.extend(switches.into_iter().map(str::to_owned));
     Ok(run(&server, &words)?)
 }

@@ -34,6 +34,8 @@ usage: cargo xtask COMMAND
        [--binlog] [--binlog-outside]         with the binary log on, in the data directory or in one of its own;
        [--no-identity]                       without comparing, so that times are real;
        [--lock VALUE]                        tokudb_backup_lock; ALL adds tables without a log, and checks all strictly;
+       [--warm-up SECONDS]                   how long the load runs before the backup (0.9);
+       [--option=OPTION]                     one more option of the server, such as --innodb-undo-log-truncate=OFF;
        [--kill9] [--without-capture]         controls: kill -9 instead of a backup; a copy without capture
   kills --server NAME --cycles N [--seed S]  kill -9 of the server in the middle of backups, again and again: it must
                                              restart clean, and what is left of the backup must say so

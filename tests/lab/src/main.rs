@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-const USAGE: &str = "usage: lab soak --server NAME --rounds N|--hours H [--seed S] [--plot FILE] [--no-identity] \
+const USAGE: &str = "usage: lab soak --server NAME --rounds N|--hours H [--seed S] [--plot FILE] [--warm-up SECONDS] [--no-identity] \
                      [--binlog] [--binlog-outside] [--kill9] [--without-capture] [--lock VALUE] [--option=OPTION OF THE SERVER]...
        lab demo [--server NAME] [--seed S]
        lab locks --server NAME
@@ -58,6 +58,9 @@ fn run(args: Vec<String>) -> Result<bool> {
                 settings.binlog = Binlog::Outside;
             }
             settings.lock = flags.value("--lock")?;
+            if let Some(seconds) = flags.value("--warm-up")? {
+                settings.warm_up = Duration::try_from_secs_f64(seconds)?;
+            }
             settings.kill9 = flags.switch("--kill9");
             settings.without_capture = flags.switch("--without-capture");
             while let Some(option) = flags.value("--option")? {

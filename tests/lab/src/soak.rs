@@ -7,7 +7,11 @@ use crate::scratch::workspace;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+/// A round that takes this long beyond its load hangs; its server is killed, so that the soak goes on.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long a soak goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +83,17 @@ fn run_in(home: &Path, settings: &Settings, length: &Length, seed: u64, ran: &mu
             // A crash within DDL may have left things behind.
             lab = Lab::new(settings.clone(), &home.join(format!("server-{number}")), seed)?;
         }
-        let round = lab.round(seed, &|_| (), &|_, _| ())?;
+        if !lab.server.is_running() {
+            lab.restart()?;
+        }
+        let pid = lab.server.pid();
+        let patience = PATIENCE + 4 * settings.warm_up;
+        let (round, hung) = watched(pid, patience, || lab.round(seed, &|_| (), &|_, _| ()));
+        let mut round = round?;
+        if hung {
+            let text = format!("the server hung: the round had not ended after {patience:?}; it was killed");
+            round.findings.problems.insert(0, text);
+        }
         println!("{}", line(number + 1, seed, &round));
         if round.findings.problems.is_empty() {
             fs::remove_dir_all(&round.dir)?;
@@ -99,6 +113,24 @@ fn run_in(home: &Path, settings: &Settings, length: &Length, seed: u64, ran: &mu
         lab.server.stop()?;
     }
     Ok(())
+}
+
+/// Runs `work`, and kills the process should it take longer than that. Whether it had to be killed.
+fn watched<R>(pid: Option<u32>, patience: Duration, work: impl FnOnce() -> R) -> (R, bool) {
+    let (ended, ends) = channel();
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(move || {
+            let hangs = ends.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+            if let (true, Some(pid)) = (hangs, pid) {
+                // SAFETY: a number; the process is a child that nobody has waited for, or was at most waited for just now.
+                unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+            }
+            hangs
+        });
+        let result = work();
+        let _: Result<(), _> = ended.send(());
+        (result, watching.join().unwrap_or(false))
+    })
 }
 
 /// Median and worst of the rounds that passed, of backups only.

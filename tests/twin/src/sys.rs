@@ -199,6 +199,11 @@ calls! {
     fn freopen(path: &CStr, mode: &CStr, stream: *mut FILE) -> *mut FILE;
     fn freopen64(path: &CStr, mode: &CStr, stream: *mut FILE) -> *mut FILE;
     fn fwrite(data: Address, size: usize, count: usize, stream: *mut FILE) -> usize;
+    fn fputs(text: &CStr, stream: *mut FILE) -> c_int;
+    fn fputc(byte: c_int, stream: *mut FILE) -> c_int;
+    fn fseek(stream: *mut FILE, offset: i64, whence: c_int) -> c_int;
+    fn fseeko(stream: *mut FILE, offset: i64, whence: c_int) -> c_int;
+    fn rewind(stream: *mut FILE) -> ();
     fn fflush(stream: *mut FILE) -> c_int;
     fn fclose(stream: *mut FILE) -> c_int;
 

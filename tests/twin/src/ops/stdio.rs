@@ -1,32 +1,33 @@
-//! `FILE*` streams: libc opens and writes by itself. Few files, as only few may be written so (P24).
+//! `FILE*` streams: libc opens and writes by itself. Few files, as only few may be written so (P24). A file that keeps no
+//! name gives its inode number to others, which are then read in the gate, too: only when all stand still.
 
 use std::ffi::{CStr, CString, c_int};
 
 use libc::FILE;
 
-use super::{Operation, unseen};
+use super::{Operation, op, unseen};
 use crate::rng::Rng;
 use crate::sys::{self, Outcome};
 use crate::worker::Worker;
 
 /// See [`super::Table`].
 pub const OPERATIONS: &[Operation] = &[
-    unseen("fopen", 3, |w, r| {
+    op("fopen", 3, |w, r| {
         let (path, mode) = (path(w, r), mode(r));
         fill(w, r, sys::fopen(&path, mode))
     }),
-    unseen("fopen64", 3, |w, r| {
+    op("fopen64", 3, |w, r| {
         let (path, mode) = (path(w, r), mode(r));
         fill(w, r, sys::fopen64(&path, mode))
     }),
-    unseen("fdopen", 2, |w, r| {
+    op("fdopen", 2, |w, r| {
         let flags =
             libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | if r.one_in(2) { libc::O_APPEND } else { 0 };
         let fd = sys::check(sys::open(&path(w, r), flags, 0o644))?;
         fill(w, r, sys::fdopen(fd, c"r+"))
     }),
-    unseen("freopen", 1, |w, r| again(w, r, sys::freopen)),
-    unseen("freopen64", 1, |w, r| again(w, r, sys::freopen64)),
+    op("freopen", 1, |w, r| again(w, r, sys::freopen)),
+    op("freopen64", 1, |w, r| again(w, r, sys::freopen64)),
     unseen("tmpfile", 1, |w, r| fill(w, r, sys::tmpfile())),
     unseen("tmpfile64", 1, |w, r| fill(w, r, sys::tmpfile64())),
     unseen("fwrite (unlinked)", 1, |w, r| {
@@ -58,8 +59,13 @@ fn fill(w: &mut Worker<'_>, rng: &mut Rng, stream: *mut FILE) -> Outcome {
         if sys::fwrite(w.fill(length), 1, length, stream) != length {
             outcome = Err(sys::errno());
         }
-        if rng.one_in(2) {
-            sys::fflush(stream);
+        match rng.below(8) {
+            0..3 => drop(sys::fflush(stream)),
+            3 => drop((0..rng.below(5000)).map(|_| sys::fputc(i32::from(b'c'), stream)).max()),
+            4 => drop(sys::fputs(c"a line of text\n", stream)),
+            5 => sys::rewind(stream),
+            6 => drop(sys::fseek(stream, rng.below(6000) as i64, libc::SEEK_SET)),
+            _ => drop(sys::fseeko(stream, 0, libc::SEEK_END)),
         }
     }
     // What is appended to for ever would soon be too large to be read inside the gate.

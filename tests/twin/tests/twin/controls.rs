@@ -51,6 +51,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("syscall", "syscall (write),syscall (pwrite64),syscall (ftruncate)"),
     ("dlopen", "dlopen,open,write"),
     ("dlmopen", "dlmopen,open,write"),
+    (
+        "fwrite,fwrite_unlocked,fputs,fputs_unlocked,fputc,fputc_unlocked,putc,putc_unlocked,_IO_putc,fflush,\
+         fflush_unlocked,fclose,fseek,fseeko,fseeko64,fsetpos,fsetpos64,rewind",
+        "fopen,fopen64,fdopen",
+    ),
 ];
 
 /// Names that the twin cannot miss, and why.
@@ -80,6 +85,7 @@ const OTHERWISE: &[(&str, &str)] = &[
         "fopen fopen64 fdopen freopen freopen64 tmpfile tmpfile64",
         "what a stream writes moves size and mtime, by which it is known without a mark (P25)",
     ),
+    ("vfprintf __vfprintf_chk", "as fwrite; Rust cannot make a list of variadic arguments"),
     (
         "mmap mmap64 mprotect mremap",
         "mappings are also found in /proc/self/maps and by mtime (P25): capi, unseen::mappings",
