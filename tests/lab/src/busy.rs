@@ -20,6 +20,8 @@ const BULK_PAD: u64 = 900;
 const UNDO_SIZE: u64 = 10 << 20;
 /// Binary logs that a purge leaves.
 const KEPT_LOGS: usize = 3;
+/// They hold so many bytes at least: transactions, even where FLUSH has just made new ones.
+const KEPT_BYTES: u64 = 100_000;
 
 /// The undo tablespace of our own on MySQL 8 and later, cut by statements.
 const UNDO: &str = "busy_undo";
@@ -183,11 +185,21 @@ fn purge(conn: &mut Conn, shared: &Shared, mut rng: Rng) -> Result<(), SqlError>
     while !shared.stopping() {
         pause(shared, rng.within(100, 800));
         let logs = conn.query("SHOW BINARY LOGS")?.texts();
-        let Some(row) = logs.len().checked_sub(KEPT_LOGS).and_then(|at| logs.get(at)) else { continue };
-        conn.exec(format!("PURGE BINARY LOGS TO '{}'", row[0]))?;
+        let Some(name) = oldest_kept(&logs) else { continue };
+        conn.exec(format!("PURGE BINARY LOGS TO '{name}'"))?;
         shared.ddl.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// The log that a purge goes up to, by the rows of SHOW BINARY LOGS.
+fn oldest_kept(logs: &[Vec<String>]) -> Option<&str> {
+    let mut bytes = 0;
+    let enough = logs.iter().rev().enumerate().find(|(index, row)| {
+        bytes += row.get(1).and_then(|size| size.parse().ok()).unwrap_or(0);
+        index + 1 >= KEPT_LOGS && bytes >= KEPT_BYTES
+    });
+    enough.and_then(|(_, row)| row.first()).map(String::as_str)
 }
 
 /// How often undo tablespaces were cut, as far as the server counts it.
@@ -229,4 +241,20 @@ pub fn check(conn: &mut Conn) -> Result<Vec<String>, SqlError> {
         format!("SELECT COUNT(*) FROM busy.bulk WHERE pad <> REPEAT(CHAR(97 + stamp % 26), {BULK_PAD})");
     expect(conn, &torn, "0".into(), "torn rows of busy.bulk")?;
     Ok(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purge_leaves_logs_enough_and_bytes_enough() {
+        let logs = |sizes: &[u64]| -> Vec<Vec<String>> {
+            sizes.iter().enumerate().map(|(at, size)| vec![format!("bl.{at}"), size.to_string()]).collect()
+        };
+        assert_eq!(oldest_kept(&logs(&[KEPT_BYTES, 1, 1, KEPT_BYTES])), Some("bl.1"));
+        assert_eq!(oldest_kept(&logs(&[1, KEPT_BYTES, 1, 1, 1])), Some("bl.1"), "three without transactions");
+        assert_eq!(oldest_kept(&logs(&[KEPT_BYTES, KEPT_BYTES])), None, "fewer than are kept");
+        assert_eq!(oldest_kept(&logs(&[1, 1, 1, 1])), None);
+    }
 }
