@@ -103,7 +103,8 @@ pub fn enter(call: &'static CStr, fd: c_int) -> Option<(Stat, Pass<'static>)> {
 
 /// Whether a call that returned `result` may have changed anything: it succeeded, or failed in the middle.
 pub fn may_have_changed(result: i64) -> bool {
-    result >= 0 || matches!(errno(), libc::EIO | libc::EINTR | libc::ESTALE | libc::ETIMEDOUT)
+    use libc::{EDQUOT, EINTR, EIO, ENOMEM, ENOSPC, ESTALE, ETIMEDOUT};
+    result >= 0 || matches!(errno(), EIO | EINTR | ESTALE | ETIMEDOUT | ENOSPC | EDQUOT | ENOMEM)
 }
 
 /// Copies a `T` from an address that may not be mapped. `None`: it is not, or the system lets nobody ask.
