@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::attributes;
 use super::error::{Error, Result};
-use super::hold::{Arena, HeldFile, Piece};
+use super::hold::{Arena, HeldFile, HeldName, Piece};
 use super::identity;
 use super::memory;
 use super::place;
@@ -83,11 +83,17 @@ fn apply_names(state: &mut Reconciler, arena: &Arena) -> Result<()> {
             state.tree.remove_name(held.key, &name);
         }
     }
-    for new in &arena.names {
-        let name = arena.bytes.get(new.name.clone()).and_then(|name| name.strip_suffix(&[0])).unwrap_or(&[]);
-        let left_out = state.is_left_out(new.directory, name, &state.tree.full_path(new.directory, name));
+    let name_of = |new: &HeldName| {
+        arena.bytes.get(new.name.clone()).and_then(|name| name.strip_suffix(&[0])).unwrap_or(&[])
+    };
+    let mut paths = memory::list(arena.names.len())?;
+    paths.extend(arena.names.iter().map(|new| state.tree.full_path(new.directory, name_of(new))));
+    let excluded = state.excluded(&paths)?;
+    for ((new, path), excluded) in arena.names.iter().zip(&paths).zip(excluded) {
+        let name = name_of(new);
+        let is_wanted = !excluded && !state.is_left_out(new.directory, name, path);
         let leads = match source::type_of(&new.stat) {
-            Type::File if !left_out => Leads::File(state.add_file(new.directory, &new.stat)?),
+            Type::File if is_wanted => Leads::File(state.add_file(new.directory, &new.stat)?),
             _ => Leads::Nowhere,
         };
         state.tree.set_name(

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::exclude::Exclude;
 use super::listing;
 use super::memory;
 use super::reconcile::Reconciler;
@@ -402,13 +401,11 @@ impl Hold<'_> {
                     _ => continue,
                 }
             }
-            if !matches!(self.state.exclude, Exclude::Nothing) {
-                return Err(Missed::Names);
-            }
             let start = name.as_ptr().addr() - base;
             let name = start..start + name.to_bytes_with_nul().len();
             match kind {
                 Type::Directory | Type::Symlink => return Err(Missed::Names),
+                // Whether it is excluded is asked after the gate.
                 Type::File | Type::Other => {
                     push(names, HeldName { directory, name, d_ino: record.d_ino, stat })?;
                 }

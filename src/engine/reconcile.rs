@@ -277,7 +277,8 @@ impl Reconciler {
         root.is_some_and(|root| !root.members.take(name)) || self.leave_out.iter().any(|left| left == path)
     }
 
-    fn excluded(&self, paths: &[PathBuf]) -> Result<Vec<bool>> {
+    /// Which of these full paths are excluded. The caller may be asked: not while the gate is closed.
+    pub fn excluded(&self, paths: &[PathBuf]) -> Result<Vec<bool>> {
         use std::os::unix::ffi::OsStrExt;
         match &self.exclude {
             Exclude::Nothing => {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use twin::compare;
 
@@ -77,5 +78,55 @@ fn renamed_in_and_out() {
     assert_eq!(scene.copy("c"), b"C");
     for name in ["a.skip", "b", "b.skip", "c.skip"] {
         assert!(!scene.image().join(name).exists(), "{name}");
+    }
+}
+
+/// New names appear all the time, so that each try at the gate finds some: the caller is asked for these after it.
+#[test]
+fn names_that_are_new_at_the_end() {
+    const THREADS: usize = 6;
+    let scene = Scene::new();
+    let over = AtomicBool::new(false);
+    let is_left_out = |path: &Path| path.extension().is_some_and(|extension| extension == "skip");
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (scene, over) = (&scene, &over);
+            scope.spawn(move || {
+                let at = |number: u64, end: &str| scene.at(&format!("{thread}-{number}{end}"));
+                let mut number = 0;
+                while !over.load(Ordering::Relaxed) {
+                    for path in [at(number, ""), at(number, ".skip")] {
+                        fs::write(path, format!("{number}")).unwrap();
+                    }
+                    if let Some(old) = number.checked_sub(20) {
+                        fs::remove_file(at(old, "")).unwrap();
+                        fs::remove_file(at(old, ".skip")).unwrap();
+                    }
+                    number += 1;
+                }
+            });
+        }
+        let outcome = run(
+            &[(&scene.source(), &scene.image())],
+            &mut Given { exclude: Some(&mut |path| is_left_out(path)), ..Given::default() },
+        );
+        over.store(true, Ordering::Relaxed);
+        outcome.ok();
+    });
+    let mut numbers = vec![Vec::new(); THREADS];
+    for entry in fs::read_dir(scene.image()).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(!is_left_out(&path), "{path:?}");
+        let (thread, number) = path.file_name().unwrap().to_str().unwrap().split_once('-').unwrap();
+        // All are whole but the last, which may be empty.
+        let is_whole = fs::read_to_string(&path).unwrap() == number;
+        numbers[thread.parse::<usize>().unwrap()].push((number.parse::<u64>().unwrap(), is_whole));
+    }
+    for mut numbers in numbers {
+        numbers.sort_unstable();
+        assert!(numbers.len() >= 20 || numbers.first().is_none_or(|(first, _)| *first == 0), "{numbers:?}");
+        let whole = numbers.split_last().map_or(&[][..], |(_, whole)| whole);
+        assert!(whole.iter().all(|(_, is_whole)| *is_whole), "{numbers:?}");
+        assert!(numbers.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "{numbers:?}");
     }
 }
