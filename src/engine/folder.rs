@@ -154,8 +154,10 @@ impl Folder {
 
     /// Where a symbolic link leads.
     pub fn read_link(&self, name: &CStr) -> Result<PathBuf> {
-        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new())
-            .map_err(|errno| failed("read the link", &self.path_of(name), errno))?;
+        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new()).map_err(|errno| match errno {
+            Errno::INVAL => self.foreign(name, "is no symbolic link any more"),
+            errno => failed("read the link", &self.path_of(name), errno),
+        })?;
         Ok(PathBuf::from(OsStr::from_bytes(target.to_bytes())))
     }
 
