@@ -60,6 +60,15 @@ struct Seen {
 }
 
 impl Seen {
+    /// Segments that touch are one piece of memory: a table may go on from one to the other (patchelf makes such objects of
+    /// programs that are not position-independent).
+    fn add_load(&mut self, load: Range<usize>) {
+        match self.loads.last_mut() {
+            Some(last) if last.end == load.start => last.end = load.end,
+            _ => self.loads.push(load),
+        }
+    }
+
     /// The end of the memory that goes on from there.
     fn readable_to(&self, address: usize) -> Option<usize> {
         self.loads.iter().find(|load| load.contains(&address)).map(|load| load.end)
@@ -325,7 +334,7 @@ fn list() -> Listing {
             let start = base.wrapping_add(header.p_vaddr as usize);
             let end = start.wrapping_add(header.p_memsz as usize);
             if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0 {
-                seen.loads.push(start..end);
+                seen.add_load(start..end);
             }
             match header.p_type {
                 libc::PT_LOAD if seen.span.is_empty() => seen.span = start..end,

@@ -255,3 +255,23 @@ mod tests {
         assert!(all && !imports.is_empty(), "{imports:?}");
     }
 }
+
+#[test]
+fn a_table_may_go_on_in_the_next_segment() {
+    let text = b"first\0second\0";
+    let base = text.as_ptr().expose_provenance();
+    let mut seen = Seen {
+        name: CString::default(),
+        base,
+        span: base..base + text.len(),
+        loads: Vec::new(),
+        dynamic: 0,
+        relro: 0..0,
+    };
+    seen.add_load(base..base + 8);
+    // SAFETY: static memory.
+    let second = |seen: &Seen| unsafe { seen.string::<'static>(base + 6) };
+    assert_eq!(second(&seen), None);
+    seen.add_load(base + 8..base + text.len());
+    assert_eq!(second(&seen), Some(&b"second"[..]));
+}

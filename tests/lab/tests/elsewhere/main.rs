@@ -9,9 +9,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use lab::client::Conn;
-use lab::image::files_in_use;
+use lab::image::{self, files_in_use};
 use lab::installation::copy_tree;
-use lab::plugged::{INSTALL, backed_up_under_writes, set_dir, status, wait_for};
+use lab::plugged::{INSTALL, Plugged, backed_up_under_writes, backs_up, set_dir, status, wait_for};
 use lab::scratch::Scratch;
 use lab::server::{Options, Server};
 
@@ -290,4 +290,23 @@ fn an_undo_tablespace_that_is_made_meanwhile() {
     conn.exec("SET tokudb_backup_throttle = DEFAULT").unwrap();
     taken.join().unwrap().unwrap();
     assert!(backup.join("innodb_undo_directory/late.ibu").is_file());
+}
+
+/// MySQL makes the log of a truncation before it writes it, and does not start over an empty one: an image of that moment
+/// must start all the same.
+#[test]
+fn an_undo_truncation_that_has_just_begun() {
+    let (plugged, mut conn) = Plugged::installed("mysql-9.7");
+    let log = plugged.server.data().join("undo_1_trunc.log");
+    fs::write(&log, "").unwrap();
+    let backup = plugged.backup("truncation");
+    backs_up(&mut conn, &backup);
+    fs::remove_file(&log).unwrap();
+    let scratch = Scratch::new("truncation").unwrap();
+    let mut restored = image::place(&plugged.server, &backup, &scratch.path().join("restored")).unwrap();
+    restored.start().unwrap();
+    let mut conn = restored.connect().unwrap();
+    assert_eq!(conn.value("SELECT COUNT(*) > 0 FROM mysql.user").unwrap().as_deref(), Some("1"));
+    drop(conn);
+    restored.stop().unwrap();
 }
