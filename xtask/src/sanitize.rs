@@ -50,6 +50,8 @@ struct Sanitizer {
     options: &'static str,
     /// What it says of [`CONTROL`].
     control: &'static str,
+    /// What it must not report, and why.
+    suppressions: &'static str,
 }
 
 const ALL: [Sanitizer; 2] = [
@@ -60,6 +62,7 @@ const ALL: [Sanitizer; 2] = [
         // Memory is kept on purpose: what hooks may still be using is never given back.
         options: "detect_leaks=0:exitcode=99",
         control: "heap-buffer-overflow",
+        suppressions: "",
     },
     Sanitizer {
         name: "thread",
@@ -68,6 +71,7 @@ const ALL: [Sanitizer; 2] = [
         // Programs of the twin fork while threads run.
         options: "die_after_fork=0:exitcode=99:history_size=4",
         control: "data race",
+        suppressions: include_str!("sanitize/thread.supp"),
     },
 ];
 
@@ -163,7 +167,15 @@ impl Place {
         fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
         let runtime = runtimes(sanitizer.runtime).context("the runtime of the sanitizer is missing")?;
         let symbolizer = sh::which("llvm-symbolizer").context("llvm-symbolizer is missing")?;
-        let options = format!("{}:external_symbolizer_path={}", sanitizer.options, symbolizer.display());
+        let suppressions = target.join("suppressions");
+        fs::write(&suppressions, sanitizer.suppressions)
+            .with_context(|| format!("cannot write {}", suppressions.display()))?;
+        let options = format!(
+            "{}:suppressions={}:external_symbolizer_path={}",
+            sanitizer.options,
+            suppressions.display(),
+            symbolizer.display()
+        );
         let directory = runtime.display();
         let link = format!(
             "-L{directory} -Wl,--no-as-needed -lclang_rt.{}-x86_64 -Wl,--as-needed -Wl,-rpath,{directory}",

@@ -270,7 +270,7 @@ fn a_table_may_go_on_in_the_next_segment() {
     };
     seen.add_load(base..base + 8);
     // SAFETY: static memory.
-    let second = |seen: &Seen| unsafe { seen.string::<'static>(base + 6) };
+    let second = |seen: &Seen| unsafe { seen.string(base + 6) };
     assert_eq!(second(&seen), None);
     seen.add_load(base + 8..base + text.len());
     assert_eq!(second(&seen), Some(&b"second"[..]));
