@@ -1,7 +1,7 @@
 //! Between passes: list the directories that were marked, make new inodes known, forget those without a name.
 
 use std::collections::{BTreeSet, HashSet};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -109,6 +109,9 @@ impl Reconciler {
                 }
             }
         }
+        if !postponed.is_empty() {
+            self.tree.forget_unreachable()?;
+        }
         let unwanted = &mut self.unwanted;
         let tracker = self.tracker;
         self.tree.sweep(|file, entry| {
@@ -211,20 +214,29 @@ impl Reconciler {
     }
 
     fn open(&self, key: Key) -> Result<Option<(OwnedFd, Stat, PathBuf)>> {
+        use std::os::unix::ffi::OsStrExt;
         let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
-        let Some((root, below)) = self.tree.path_of_directory(key, &mut space) else { return Ok(None) };
-        let Some(root) = self.tree.roots.get(root) else { return Ok(None) };
-        let path = root.path.join(std::path::Path::new(std::ffi::OsStr::new(
-            std::os::unix::ffi::OsStrExt::from_bytes(below.to_bytes()) as &std::ffi::OsStr,
-        )));
-        let failed = |operation: &str, errno: Errno| Error::io(operation, &path, &errno.into());
-        let directory = match source::open_directory(root.fd.as_fd(), below) {
-            Ok(directory) => directory,
-            Err(errno) if source::is_vanished(errno) => return Ok(None),
-            Err(errno) => return Err(failed("open", errno)),
-        };
-        let stat = rustix::fs::fstat(&directory).map_err(|errno| failed("look at", errno))?;
-        Ok((source::key_of(&stat) == key).then_some((directory, stat, path)))
+        if let Some((root, below)) = self.tree.path_of_directory(key, &mut space)
+            && let Some(root) = self.tree.roots.get(root)
+        {
+            let path = root.path.join(Path::new(OsStr::from_bytes(below.to_bytes())));
+            let failed = |operation: &str, errno: Errno| Error::io(operation, &path, &errno.into());
+            match source::open_directory(root.fd.as_fd(), below) {
+                Ok(directory) => {
+                    let stat = rustix::fs::fstat(&directory).map_err(|errno| failed("look at", errno))?;
+                    if source::key_of(&stat) == key {
+                        return Ok(Some((directory, stat, path)));
+                    }
+                }
+                Err(errno) if source::is_vanished(errno) => {}
+                Err(errno) => return Err(failed("open", errno)),
+            }
+        }
+        let Some(directory) = self.tree.open_by_any_way(key) else { return Ok(None) };
+        let path = self.tree.full_path_of(key);
+        let stat =
+            rustix::fs::fstat(&directory).map_err(|errno| Error::io("look at", &path, &errno.into()))?;
+        Ok(Some((directory, stat, path)))
     }
 
     /// Looks new names up and makes what they lead to known.

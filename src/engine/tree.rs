@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +15,7 @@ use rustix::fs::Stat;
 use super::error::Result;
 use super::listing::Record;
 use super::memory;
-use super::source::{Root, Type};
+use super::source::{self, Root, Type};
 use crate::tracker::{Entry, Key};
 
 /// What a name in a directory leads to.
@@ -228,6 +229,48 @@ impl Tree {
         terminate(path).map(|path| (root, path))
     }
 
+    /// Opens a directory by whichever of its ways leads there. A way may be of a time that is over: until the directory that
+    /// held it is listed again, which may need this directory first. Two that have changed places name each other so,
+    /// and neither has a path any more.
+    pub fn open_by_any_way(&self, key: Key) -> Option<OwnedFd> {
+        self.open_without(key, &mut Vec::new())
+    }
+
+    /// `tried`: what no way leads to, or what is being looked for.
+    fn open_without(&self, key: Key, tried: &mut Vec<Key>) -> Option<OwnedFd> {
+        if let Some(root) = self.root_of(key).and_then(|root| self.roots.get(root)) {
+            return source::open_directory(root.fd.as_fd(), c".").ok();
+        }
+        if tried.len() >= DEPTH || tried.contains(&key) {
+            return None;
+        }
+        tried.push(key);
+        self.ways(key).iter().find_map(|(parent, name)| {
+            let parent = self.open_without(*parent, tried)?;
+            let name = CString::new(&**name).ok()?;
+            let directory = source::open_directory(parent.as_fd(), &name).ok()?;
+            let stat = rustix::fs::fstat(&directory).ok()?;
+            (source::key_of(&stat) == key).then_some(directory)
+        })
+    }
+
+    /// Directories that no names lead to from a source lose theirs with the next [`Tree::sweep`]: they may name each other.
+    pub fn forget_unreachable(&mut self) -> Result<()> {
+        let mut reached = HashSet::new();
+        reached.try_reserve(self.directories.len()).map_err(|_| memory::refused())?;
+        let mut left: Vec<Key> = self.roots.iter().map(|root| root.key).collect();
+        while let Some(key) = left.pop() {
+            if let Some(directory) = self.directories.get(&key).filter(|_| reached.insert(key)) {
+                left.extend(directory.names.values().filter_map(|name| match name.leads {
+                    Leads::Directory(child) => Some(child),
+                    _ => None,
+                }));
+            }
+        }
+        self.orphans.extend(self.directories.keys().filter(|key| !reached.contains(key)));
+        Ok(())
+    }
+
     /// The full path of a name, for messages and exclusion.
     pub fn full_path(&self, directory: Key, name: &[u8]) -> PathBuf {
         let mut path = Vec::with_capacity(libc::PATH_MAX as usize * 2);
@@ -374,11 +417,15 @@ mod tests {
     }
 
     fn directory(tree: &mut Tree, ino: u64) -> Leads {
-        let entry = Box::leak(Box::new(Entry::new(key(ino), Kind::Directory, 0).unwrap()));
+        directory_of(tree, key(ino))
+    }
+
+    fn directory_of(tree: &mut Tree, key: Key) -> Leads {
+        let entry = Box::leak(Box::new(Entry::new(key, Kind::Directory, 0).unwrap()));
         let stat = rustix::fs::stat("/").unwrap();
         let new = Directory { entry, names: BTreeMap::new(), stat, xattrs: Default::default() };
-        tree.directories.insert(key(ino), new);
-        Leads::Directory(key(ino))
+        tree.directories.insert(key, new);
+        Leads::Directory(key)
     }
 
     fn file(tree: &mut Tree, ino: u64) -> Leads {
@@ -421,6 +468,50 @@ mod tests {
         tree.remove_name(key(3), b"g");
         tree.sweep(|_, _| panic!("nothing lost its last name"));
         assert_eq!(tree.ways(key(2)), [(key(1), Box::from(&b"c"[..]))]);
+    }
+
+    /// a held b; now b holds a, and the place where a was bears another name. What each says of the other goes round in a ring.
+    #[test]
+    fn two_directories_that_have_changed_places() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(scratch.path().join("new/b/a")).unwrap();
+        let key_of = |path: &str| source::key_of(&rustix::fs::stat(scratch.path().join(path)).unwrap());
+        let fd =
+            source::open_directory(rustix::fs::CWD, &CString::new(scratch.path().to_str().unwrap()).unwrap());
+        let (root, new, b, a) = (key_of("."), key_of("new"), key_of("new/b"), key_of("new/b/a"));
+        let roots = vec![Root {
+            path: scratch.path().into(),
+            fd: fd.unwrap(),
+            key: root,
+            members: crate::backup::Members::All,
+        }];
+        let mut tree = Tree::new(Arc::new(roots));
+        let leads = [root, new, b, a].map(|key| directory_of(&mut tree, key));
+        let [_, to_new, to_b, to_a] = leads.map(name);
+        tree.set_name(a, b"b", to_b.clone());
+        tree.set_name(root, b"new", to_new);
+        tree.set_name(new, b"b", to_b);
+        tree.set_name(b, b"a", to_a);
+        let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+        assert!(tree.path_of_directory(a, &mut space).is_none(), "by first ways it goes round in a ring");
+        for wanted in [a, b] {
+            let found = tree.open_by_any_way(wanted).unwrap();
+            assert_eq!(source::key_of(&rustix::fs::fstat(&found).unwrap()), wanted);
+        }
+        tree.forget_unreachable().unwrap();
+        tree.sweep(|_, _| panic!("all are reached"));
+        // And when both are gone, nothing else would tell.
+        tree.remove_name(new, b"b");
+        std::fs::remove_dir_all(scratch.path().join("new/b")).unwrap();
+        assert!(tree.open_by_any_way(a).is_none() && tree.open_by_any_way(b).is_none());
+        tree.forget_unreachable().unwrap();
+        let mut gone = Vec::new();
+        tree.sweep(|_, entry| gone.push(entry.key));
+        gone.sort_unstable_by_key(|key| key.ino);
+        let mut both = [a, b];
+        both.sort_unstable_by_key(|key| key.ino);
+        assert_eq!(gone, both);
+        assert!(tree.ways(a).is_empty() && tree.ways(b).is_empty());
     }
 
     #[test]
