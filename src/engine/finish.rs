@@ -93,7 +93,12 @@ fn apply_names(state: &mut Reconciler, arena: &Arena) -> Result<()> {
         let name = name_of(new);
         let is_wanted = !excluded && !state.is_left_out(new.directory, name, path);
         let leads = match source::type_of(&new.stat) {
-            Type::File if is_wanted => Leads::File(state.add_file(new.directory, &new.stat)?),
+            Type::File if is_wanted => {
+                let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
+                let root =
+                    state.tree.path_of_directory(new.directory, &mut space).map_or(0, |(root, _)| root);
+                Leads::File(state.add_file(root, &new.stat)?)
+            }
             _ => Leads::Nowhere,
         };
         state.tree.set_name(

@@ -49,6 +49,17 @@ struct NewName {
     d_ino: u64,
 }
 
+/// A directory that is listed.
+struct Opened {
+    key: Key,
+    fd: OwnedFd,
+    stat: Stat,
+    /// Full.
+    path: PathBuf,
+    /// The source where it is.
+    root: usize,
+}
+
 impl Reconciler {
     /// Nothing is known but the roots.
     pub fn new(
@@ -173,11 +184,12 @@ impl Reconciler {
     }
 
     fn read_directory(&mut self, key: Key, marks: Marks) -> Result<Option<()>> {
-        let Some((directory, stat, path)) = self.open(key)? else { return Ok(None) };
+        let Some(opened) = self.open(key)? else { return Ok(None) };
+        let Opened { fd: directory, path, .. } = &opened;
         let known = self.tree.directories.get(&key);
         let xattrs = match known {
             Some(known) if !marks.contains(Marks::XATTRS) => known.xattrs.clone(),
-            _ => attributes::read_xattrs(directory.as_fd(), &path)?,
+            _ => attributes::read_xattrs(directory.as_fd(), path)?,
         };
         let mut space = memory::zeroes(256 * 1024)?;
         let mut present: BTreeSet<Box<[u8]>> = BTreeSet::new();
@@ -188,7 +200,7 @@ impl Reconciler {
                 Ok(length) => length,
                 // The directory was removed while it was open.
                 Err(Errno::NOENT) => break,
-                Err(errno) => return Err(Error::io("list", &path, &errno.into())),
+                Err(errno) => return Err(Error::io("list", path, &errno.into())),
             };
             for record in listing::records(space.get(..length).unwrap_or(&[])) {
                 let same = known
@@ -202,47 +214,48 @@ impl Reconciler {
             }
         }
         if let Some(known) = self.tree.directories.get_mut(&key) {
-            known.stat = stat;
+            known.stat = opened.stat;
             known.xattrs = xattrs;
             let gone: Vec<_> = known.names.keys().filter(|name| !present.contains(*name)).cloned().collect();
             for name in gone {
                 self.tree.remove_name(key, &name);
             }
         }
-        self.add_names(key, directory, new)?;
+        self.add_names(&opened, new)?;
         Ok(Some(()))
     }
 
-    fn open(&self, key: Key) -> Result<Option<(OwnedFd, Stat, PathBuf)>> {
+    fn open(&self, key: Key) -> Result<Option<Opened>> {
         use std::os::unix::ffi::OsStrExt;
         let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
-        if let Some((root, below)) = self.tree.path_of_directory(key, &mut space)
-            && let Some(root) = self.tree.roots.get(root)
+        if let Some((index, below)) = self.tree.path_of_directory(key, &mut space)
+            && let Some(root) = self.tree.roots.get(index)
         {
             let path = root.path.join(Path::new(OsStr::from_bytes(below.to_bytes())));
             let failed = |operation: &str, errno: Errno| Error::io(operation, &path, &errno.into());
             match source::open_directory(root.fd.as_fd(), below) {
-                Ok(directory) => {
-                    let stat = rustix::fs::fstat(&directory).map_err(|errno| failed("look at", errno))?;
+                Ok(fd) => {
+                    let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("look at", errno))?;
                     if source::key_of(&stat) == key {
-                        return Ok(Some((directory, stat, path)));
+                        return Ok(Some(Opened { key, fd, stat, path, root: index }));
                     }
                 }
                 Err(errno) if source::is_vanished(errno) => {}
                 Err(errno) => return Err(failed("open", errno)),
             }
         }
-        let Some(directory) = self.tree.open_by_any_way(key) else { return Ok(None) };
-        let path = self.tree.full_path_of(key);
-        let stat =
-            rustix::fs::fstat(&directory).map_err(|errno| Error::io("look at", &path, &errno.into()))?;
-        Ok(Some((directory, stat, path)))
+        let Some((fd, root, path)) = self.tree.open_by_any_way(key) else { return Ok(None) };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("look at", &path, &errno.into()))?;
+        Ok(Some(Opened { key, fd, stat, path, root }))
     }
 
     /// Looks new names up and makes what they lead to known.
-    fn add_names(&mut self, directory: Key, fd: OwnedFd, new: Vec<NewName>) -> Result<()> {
+    fn add_names(&mut self, opened: &Opened, new: Vec<NewName>) -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        let Opened { key: directory, fd, root, .. } = opened;
+        let (directory, root) = (*directory, *root);
         let mut paths: Vec<PathBuf> = memory::list(new.len())?;
-        paths.extend(new.iter().map(|new| self.tree.full_path(directory, new.name.to_bytes())));
+        paths.extend(new.iter().map(|new| opened.path.join(OsStr::from_bytes(new.name.to_bytes()))));
         let excluded = self.excluded(&paths)?;
         for ((new, path), excluded) in new.into_iter().zip(paths).zip(excluded) {
             let stat = match source::stat_name(fd.as_fd(), &new.name) {
@@ -262,13 +275,13 @@ impl Reconciler {
                     Type::Other => Leads::Nowhere,
                     // A source inside another one has an image of its own.
                     Type::Directory if self.tree.root_of(source::key_of(&stat)).is_some() => Leads::Nowhere,
-                    Type::File => Leads::File(self.add_file(directory, &stat)?),
+                    Type::File => Leads::File(self.add_file(root, &stat)?),
                     Type::Directory => {
                         let key = source::key_of(&stat);
                         self.add_directory(key, &stat)?;
                         Leads::Directory(key)
                     }
-                    Type::Symlink => match self.read_link(&fd, &new, &path, stat)? {
+                    Type::Symlink => match self.read_link(fd, &new, &path, stat)? {
                         Some(symlink) => Leads::Symlink(Box::new(symlink)),
                         None => continue,
                     },
@@ -348,8 +361,8 @@ impl Reconciler {
         self.tracker.register(key, kind, size).ok_or_else(memory::refused)
     }
 
-    /// Makes a regular file known, if it is not.
-    pub fn add_file(&mut self, directory: Key, stat: &Stat) -> Result<Key> {
+    /// Makes a regular file known, if it is not, in the source where it was found.
+    pub fn add_file(&mut self, root: usize, stat: &Stat) -> Result<Key> {
         self.check_device(stat)?;
         self.tree.reserve()?;
         let key = source::key_of(stat);
@@ -364,8 +377,6 @@ impl Reconciler {
         if let Some(stale) = known {
             self.unwanted.push((stale.root, stale.id));
         }
-        let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
-        let root = self.tree.path_of_directory(directory, &mut space).map_or(0, |(root, _)| root);
         self.next_id += 1;
         let listed = (stat.st_blocks as u64 * 512).min(stat.st_size as u64);
         let (stored, seen) = (AtomicBool::new(false), Mutex::new(None));

@@ -229,28 +229,29 @@ impl Tree {
         terminate(path).map(|path| (root, path))
     }
 
-    /// Opens a directory by whichever of its ways leads there. A way may be of a time that is over: until the directory that
-    /// held it is listed again, which may need this directory first. Two that have changed places name each other so,
-    /// and neither has a path any more.
-    pub fn open_by_any_way(&self, key: Key) -> Option<OwnedFd> {
+    /// Opens a directory by whichever of its ways leads there: with its source and its full path. A way may be of a time that
+    /// is over, until the directory that held it is listed again, which may need this directory first. Two that have
+    /// changed places name each other so, and neither has a path any more.
+    pub fn open_by_any_way(&self, key: Key) -> Option<(OwnedFd, usize, PathBuf)> {
         self.open_without(key, &mut Vec::new())
     }
 
     /// `tried`: what no way leads to, or what is being looked for.
-    fn open_without(&self, key: Key, tried: &mut Vec<Key>) -> Option<OwnedFd> {
-        if let Some(root) = self.root_of(key).and_then(|root| self.roots.get(root)) {
-            return source::open_directory(root.fd.as_fd(), c".").ok();
+    fn open_without(&self, key: Key, tried: &mut Vec<Key>) -> Option<(OwnedFd, usize, PathBuf)> {
+        if let Some(index) = self.root_of(key) {
+            let root = self.roots.get(index)?;
+            let directory = source::open_directory(root.fd.as_fd(), c".").ok()?;
+            return Some((directory, index, root.path.clone()));
         }
         if tried.len() >= DEPTH || tried.contains(&key) {
             return None;
         }
         tried.push(key);
         self.ways(key).iter().find_map(|(parent, name)| {
-            let parent = self.open_without(*parent, tried)?;
-            let name = CString::new(&**name).ok()?;
-            let directory = source::open_directory(parent.as_fd(), &name).ok()?;
+            let (parent, root, path) = self.open_without(*parent, tried)?;
+            let directory = source::open_directory(parent.as_fd(), &CString::new(&**name).ok()?).ok()?;
             let stat = rustix::fs::fstat(&directory).ok()?;
-            (source::key_of(&stat) == key).then_some(directory)
+            (source::key_of(&stat) == key).then(|| (directory, root, path.join(OsStr::from_bytes(name))))
         })
     }
 
@@ -495,8 +496,9 @@ mod tests {
         let mut space = Vec::with_capacity(libc::PATH_MAX as usize * 2);
         assert!(tree.path_of_directory(a, &mut space).is_none(), "by first ways it goes round in a ring");
         for wanted in [a, b] {
-            let found = tree.open_by_any_way(wanted).unwrap();
+            let (found, _, path) = tree.open_by_any_way(wanted).unwrap();
             assert_eq!(source::key_of(&rustix::fs::fstat(&found).unwrap()), wanted);
+            assert_eq!(source::key_of(&rustix::fs::stat(&path).unwrap()), wanted);
         }
         tree.forget_unreachable().unwrap();
         tree.sweep(|_, _| panic!("all are reached"));
