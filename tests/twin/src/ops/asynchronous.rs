@@ -24,6 +24,12 @@ pub const OPERATIONS: &[Operation] = &[
             other => other.and(Err(0)),
         }
     }),
+    op("io_submit (odd length)", 4, |w, r| {
+        let (held, offset, length) = odd_place(w, r)?;
+        let (opcode, stamp) = (libaio::WRITE, w.next_stamp());
+        let wanted = libaio::Wanted { opcode, fd: held.fd, offset, length, stamp, flags: 0 };
+        context(w)?.submit(&[wanted])
+    }),
     op("io_getevents", 10, |w, r| {
         let least = if r.one_in(3) { 1 } else { 0 };
         super::some(w.context.as_mut().ok_or(0)?.reap(least)?)
@@ -54,6 +60,12 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     op_where(Needs::Uring, "io_uring_submit (FALLOCATE)", 4, |w, r| submit(w, r, uring::ALLOCATE)),
     op_where(Needs::Uring, "io_uring_submit (FTRUNCATE)", 2, |w, r| submit(w, r, uring::TRUNCATE)),
+    op_where(Needs::Uring, "io_uring_submit (odd length)", 4, |w, r| {
+        let (held, offset, length) = odd_place(w, r)?;
+        let (opcode, stamp) = (uring::WRITE, w.next_stamp());
+        ring(w)?.queue(&uring::Wanted { opcode, fd: held.fd, offset, length, stamp, flags: 0 });
+        super::some(ring(w)?.submit()?)
+    }),
     op_where(Needs::Uring, "io_uring_submit_and_get_events", 3, |w, r| {
         queue(w, r, uring::WRITE)?;
         super::some(ring(w)?.submit_and_get_events()?)
@@ -108,6 +120,15 @@ fn place(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome<(Held, i64, usize)> {
     let at = w.extent(rng, held);
     let length = if at.length > libaio::ROOM { BLOCK as usize * 2 } else { at.length };
     Ok((held, at.offset, length))
+}
+
+/// For direct I/O, a write that ends in the middle of a block: it fails, and may have landed in part where the file lies in
+/// several extents.
+fn odd_place(w: &mut Worker<'_>, rng: &mut Rng) -> Outcome<(Held, i64, usize)> {
+    let held = w.file(rng)?;
+    let blocks = 1 + rng.below(6);
+    let offset = rng.below(12) * BLOCK;
+    Ok((held, offset as i64, (blocks * BLOCK) as usize + 1000))
 }
 
 fn aio(w: &mut Worker<'_>, rng: &mut Rng, opcode: i16) -> Outcome {
