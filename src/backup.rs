@@ -310,9 +310,11 @@ fn engine(
     engine::run::Engine::new(request, control, tracker, workers).run(&watcher)
 }
 
-/// So many descriptors a backup takes at most, but for deep directories. Whoever has fewer left would fail to open its own
-/// files beside it.
+/// So many descriptors a backup takes at most, but for deep directories.
 const DESCRIPTORS: u64 = 32;
+
+/// So many stay the server's own: MySQL 9.7 aborts when it has none left to sync a directory.
+const SPARE_DESCRIPTORS: u64 = 32;
 
 /// The process has descriptors to spare.
 fn check_descriptors() -> Result<()> {
@@ -324,10 +326,11 @@ fn check_descriptors() -> Result<()> {
         return Err(Error::last_os("ask for the limit of", directory));
     }
     let left = limit.rlim_cur.saturating_sub(open as u64);
-    if left < DESCRIPTORS {
+    if left < DESCRIPTORS + SPARE_DESCRIPTORS {
         let errno = libc::EMFILE;
         let text = format!(
-            "the server has {left} file descriptors left, the backup needs {DESCRIPTORS}: {}; raise open_files_limit",
+            "the server has {left} file descriptors left; a backup takes up to {DESCRIPTORS}, and leaves \
+             {SPARE_DESCRIPTORS} to the server: {}; raise open_files_limit",
             engine::error::describe(errno)
         );
         return Err(Error::new(errno, text));

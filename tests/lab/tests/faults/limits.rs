@@ -77,18 +77,19 @@ pub fn no_threads(name: &str) {
     bench.nothing_lost();
 }
 
+/// Never less than the server itself needs to go on: MySQL 9.7 aborts when it cannot open a directory to sync it.
 pub fn no_descriptors(name: &str) {
     let mut bench = Bench::new(name);
     let mut conn = bench.connect();
-    let fails: Vec<bool> = [0, 4, 16, 31, 64]
+    let fails: Vec<bool> = [8, 32, 56, 72, 128]
         .into_iter()
         .map(|room| {
-            let wanted = (libc::EMFILE, "Too many open files");
+            let wanted = (libc::EMFILE, "file descriptors left");
             take(&mut bench, &mut conn, ("nofile", "fd"), room, wanted)
         })
         .collect();
-    assert!(fails[0], "a backup without a descriptor");
-    println!("{name}: {fails:?}");
+    // The server opens and closes some of its own meanwhile.
+    assert_eq!(fails, [true, true, true, false, false]);
     bench.recovers();
     bench.nothing_lost();
 }

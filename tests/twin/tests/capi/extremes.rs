@@ -262,24 +262,46 @@ fn wants(scene: &Scene, before: &mut (usize, usize), outcome: &Outcome, errno: i
     outcome.value != 0
 }
 
-/// However few descriptors are left.
+/// However few descriptors are left, from the beginning or all of a sudden at any of the backup's polls.
 #[test]
 fn no_descriptors_left() {
+    const WANTED: u64 = 64;
     let scene = Scene::new();
     for number in 0..20 {
         scene.file(&format!("d{number}/e/file"), b"content");
     }
     let mut before = footprint();
-    let mut failed = 0;
-    for room in 0..40 {
+    for room in [0, 1, WANTED / 2, WANTED - 1] {
         let limit = Limit::new(libc::RLIMIT_NOFILE, before.1 as u64 - 1 + room);
         let outcome = scene.backup();
         drop(limit);
-        let wanted = wants(&scene, &mut before, &outcome, libc::EMFILE, "(24)");
-        failed += u32::from(wanted);
+        assert!(wants(&scene, &mut before, &outcome, libc::EMFILE, "(24)"), "{outcome:?}");
     }
-    println!("{failed} of 40 failed");
-    assert!((1..40).contains(&failed), "{failed} of 40 failed");
+    let mut failed = 0;
+    let mut number = 0;
+    loop {
+        let (mut polls, mut limit) = (0, None);
+        let mut poll = |_: f32, _: &str| {
+            if polls == number {
+                let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+                limit = Some(Limit::new(libc::RLIMIT_NOFILE, open + number % 3));
+            }
+            polls += 1;
+            0
+        };
+        let outcome = run(
+            &[(&scene.source(), &scene.image())],
+            &mut Given { poll: Some(&mut poll), ..Given::default() },
+        );
+        let limited = limit.take().is_some();
+        failed += u32::from(wants(&scene, &mut before, &outcome, libc::EMFILE, "(24)"));
+        if !limited {
+            break;
+        }
+        number += 1;
+    }
+    println!("{failed} of {number} failed");
+    assert!(failed > 0, "{number} polls");
     scene.backup().ok();
     scene.same();
 }
