@@ -119,7 +119,7 @@ fn few_descriptors_left() {
     // SAFETY: a place for a limit.
     done(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) });
     let open_now = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    let tight = libc::rlimit { rlim_cur: open_now + 60, ..limit };
+    let tight = libc::rlimit { rlim_cur: open_now + 80, ..limit };
     // SAFETY: a limit.
     done(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &tight) });
     let outcome = scene.backup_with(|| files.iter().for_each(|file| file.write_all_at(b"CON", 0).unwrap()));
