@@ -8,6 +8,8 @@
 //!
 //! Up to 10.5 the dictionary has paths, too. The server opens a table by them unless recovery has opened it, and puts
 //! them right if it has. So tablespaces that the log does not name are named at its end.
+//!
+//! From 10.8 on recovery can take what is no part of the log for its end: [`ring`].
 
 mod blocks;
 #[cfg(test)]
@@ -19,7 +21,7 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -66,6 +68,32 @@ trait Medium {
     fn write(&mut self, position: u64, bytes: &[u8]) -> Result<()>;
     /// Ends the log at `position` with these mini-transactions.
     fn append(&mut self, position: u64, records: &[u8]) -> Result<()>;
+}
+
+/// Ends a log where its mini-transactions end, if others follow that are left over from an earlier block
+/// ([`ring`]); durably. Returns how many bytes of such there were. Of formats that cannot be read nothing is asked.
+pub fn end_before_leftovers(file: &File, path: &Path) -> Result<u64> {
+    let header = match header(file, path) {
+        Ok((IN_A_RING, header)) => header,
+        Err(error) if error.errno != libc::ENOTSUP => return Err(error),
+        _ => return Ok(0),
+    };
+    let stat = rustix::fs::fstat(file).map_err(|errno| Error::io("look at", path, &errno.into()))?;
+    let Some(mut ring) = Ring::open(file, path, &header, stat.st_size as u64)? else { return Ok(0) };
+    // Where those begin that may end in the last block.
+    let mut begins = VecDeque::new();
+    let end = walk(&mut ring, path, |_, position, _| {
+        begins.push_back(position);
+        while begins.front().is_some_and(|&first| first + ring::LARGEST_BLOCK < position) {
+            begins.pop_front();
+        }
+        Ok(())
+    })?;
+    let Some(begin) = ring.leftovers(begins.make_contiguous(), end)? else { return Ok(0) };
+    ring.write(begin, &[ring::END])?;
+    attributes::apply(file.as_fd(), &stat, path)?;
+    file.sync_all().map_err(|e| Error::io("sync", path, &e))?;
+    Ok(end - begin)
 }
 
 /// Whether the names in the log at `path` can be turned.
@@ -185,29 +213,41 @@ fn visit_in(log: &mut impl Medium, path: &Path, turn: Turn) -> Result<Work> {
 /// Reads a log to its end. Nothing is changed before all of it is understood.
 fn read<M: Medium>(log: &mut M, path: &Path, directories: Option<&Directories>) -> Result<Work> {
     let mut work = Work::default();
+    work.end =
+        walk(log, path, |log, position, records| note(log, path, directories, &mut work, position, records))?;
+    Ok(work)
+}
+
+/// Shows each mini-transaction from the checkpoint on: its position and its records. Returns where the log ends.
+fn walk<M: Medium>(
+    log: &mut M,
+    path: &Path,
+    mut each: impl FnMut(&M, u64, &[u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut end = 0;
     let mut bytes = Vec::new();
     let mut at = 0;
     loop {
         let here = bytes.get(at..).unwrap_or(&[]);
         let ended =
-            |work| if M::IS_SEALED { Ok(work) } else { Err(damaged(path, "has a record that is none")) };
+            |end| if M::IS_SEALED { Ok(end) } else { Err(damaged(path, "has a record that is none")) };
         match extent(here) {
             Extent::Whole(length) if here.len() >= length + M::TAIL => {
                 let (records, rest) = here.split_at(length);
-                if !log.is_whole(work.end, records, rest.get(..M::TAIL).unwrap_or(&[])) {
-                    return ended(work);
+                if !log.is_whole(end, records, rest.get(..M::TAIL).unwrap_or(&[])) {
+                    return ended(end);
                 }
-                note(log, path, directories, &mut work, records)?;
-                work.end += (length + M::TAIL) as u64;
+                each(log, end, records)?;
+                end += (length + M::TAIL) as u64;
                 at += length + M::TAIL;
             }
-            Extent::Broken => return ended(work),
-            _ if here.len() > LONGEST => return ended(work),
+            Extent::Broken => return ended(end),
+            _ if here.len() > LONGEST => return ended(end),
             _ => {
                 bytes.drain(..at);
                 at = 0;
                 if !log.read_on(&mut bytes)? {
-                    return Ok(work);
+                    return Ok(end);
                 }
             }
         }
@@ -219,6 +259,7 @@ fn note(
     path: &Path,
     directories: Option<&Directories>,
     work: &mut Work,
+    position: u64,
     records: &[u8],
 ) -> Result<()> {
     let found = file_records(records).ok_or_else(|| damaged(path, "has records that are not known"))?;
@@ -237,7 +278,7 @@ fn note(
                         let name = directories.get(directory).and_then(|to| turned(name, to));
                         let name = name.filter(|name| name.len() == range.len()).ok_or_else(unknown)?;
                         put(changed.get_or_insert_with(|| records.to_vec()), range.start as u64, &name);
-                        work.edits.push((work.end + range.start as u64, name));
+                        work.edits.push((position + range.start as u64, name));
                     } else {
                         work.directories.insert(directory.to_vec());
                     }
@@ -246,7 +287,7 @@ fn note(
         }
     }
     if let Some(seal) = changed.and_then(|changed| log.seal(&changed)) {
-        work.edits.push((work.end + records.len() as u64 + 1, seal));
+        work.edits.push((position + records.len() as u64 + 1, seal));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What in the images leads to the live server's files is turned to the images (P26): symbolic links, .isl files, the
-//! indexes of logs, MariaDB's redo log. Tablespaces from elsewhere come to where InnoDB then finds them.
+//! indexes of logs, MariaDB's redo log. Tablespaces from elsewhere come to where InnoDB then finds them. And what recovery
+//! would trip over, as after any crash, is put right (P27): logs that say nothing yet, or more than they should.
 //!
 //! All paths become relative, so that a backup may be moved and copied as a whole.
 
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 
 use super::indexes::make_relative;
 use super::layout::{Layout, leads_out, of_channels};
+use super::redo;
 use crate::engine::attributes;
 use crate::engine::error::{Error, Result};
 use crate::engine::folder::Folder;
@@ -45,7 +47,14 @@ pub fn relocate(destination: &Folder, layout: &Layout) -> Result<Vec<Moved>> {
             }
         })?;
     }
-    place.settle(destination, layout)
+    let moved = place.settle(destination, layout)?;
+    if let Some(log) = layout.redo_log.as_deref().and_then(|log| layout.image_of(log))
+        && destination.open_below(&log)?.is_some()
+    {
+        let (log, path) = tablespaces::open_log(destination, &log)?;
+        redo::end_before_leftovers(&log, &path)?;
+    }
+    Ok(moved)
 }
 
 /// MySQL 5.7 and later make `undo_N_trunc.log` before they cut an undo tablespace, and do not start over one that is empty

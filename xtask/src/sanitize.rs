@@ -15,11 +15,10 @@ use std::time::Instant;
 
 const MIRI: &str = "miri";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Unit tests that need of the operating system no more than Miri has, and end in it. (The manifest's, which build
-/// and read megabytes, take hours.)
-const PURE: [&str; 11] = [
+/// Unit tests that need of the operating system no more than Miri has, and end in it. (Those of the manifest and the
+/// throttle, which make megabytes or hours of virtual time, do not.)
+const PURE: [&str; 10] = [
     "tracker::",
-    "engine::throttle::",
     "plugin::redo::records::",
     "fuzz::tests::manifest_",
     "fuzz::tests::mounts",

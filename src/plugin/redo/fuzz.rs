@@ -244,6 +244,10 @@ pub fn damaged(u: &mut Unstructured<'_>) -> Result<()> {
             }
         }
     }
+    let leftovers = end_before_leftovers(&file, path).unwrap_or_default();
+    let ended = content(&file);
+    let changed = after.iter().zip(&ended).filter(|(before, after)| before != after).count();
+    assert_eq!((ended.len(), changed as u64), (after.len(), leftovers.min(1)), "a byte, or none");
     Ok(())
 }
 

@@ -205,6 +205,53 @@ fn what_is_not_understood_is_refused() {
     assert!(two.refused().message.contains("more than one"));
 }
 
+/// 64 bytes of a log: a record on a page, with what follows it.
+fn write(stamp: u8) -> Vec<u8> {
+    [&[0x30, 59 - 16, 5, 3][..], &[stamp; 55]].concat()
+}
+
+#[test]
+fn leftovers_of_an_earlier_block_are_no_part_of_the_log() {
+    const BLOCK: usize = 512;
+    // The checkpoint's record and what follows it take 16 bytes; the log may wrap around.
+    for (shift, count) in [(70, 20), (70, 35), (70 + 1024, 43), (4096 - 200, 21), (3 * 4096 - 30, 27)] {
+        let stamps = || (0..count).map(|stamp| write(stamp as u8));
+        let mut scene = Scene::new(in_a_ring(shift), &stamps().collect::<Vec<_>>());
+        let sound = scene.work().end;
+        let end_of = |scene: &Scene| {
+            let file = File::options().read(true).write(true).open(scene.path()).unwrap();
+            (end_before_leftovers(&file, &scene.path()).unwrap(), scene.work().end)
+        };
+        assert_eq!(end_of(&scene), (0, sound));
+        assert_eq!(std::fs::read(scene.path()).unwrap(), scene.bytes, "nothing to mend");
+        // What the buffer held before: a block with whole mini-transactions at the same places.
+        let place = |position: u64| 0x3000 + ((shift + position) % 4096) as usize;
+        let end = place(sound);
+        let rest = BLOCK - end % BLOCK;
+        assert!((64..BLOCK).contains(&rest), "{rest}");
+        let earlier = (end - 0x3000 + 4096 - 2 * BLOCK) % 4096 + 0x3000;
+        scene.bytes.copy_within(earlier..earlier + rest, end);
+        let scene = scene.written();
+        let wrong = scene.work().end;
+        assert_eq!(wrong, sound + (rest / 64 * 64) as u64, "{shift}, {count}: taken for a part of the log");
+        assert_eq!(end_of(&scene), (wrong - sound, sound), "{shift}, {count}");
+        let mended = std::fs::read(scene.path()).unwrap();
+        let changed: Vec<_> = (0..SIZE).filter(|&at| mended[at] != scene.bytes[at]).collect();
+        assert_eq!(changed, [end], "one byte");
+        assert_eq!(end_of(&scene), (0, sound), "once");
+    }
+}
+
+#[test]
+fn logs_without_leftovers_stay() {
+    for begin in begins().chain([in_blocks(7)]) {
+        let scene = Scene::new(begin, &[row(), names_file(300, OLD), write(1), write(1), write(1)]);
+        let file = File::options().read(true).write(true).open(scene.path()).unwrap();
+        assert_eq!(end_before_leftovers(&file, &scene.path()).unwrap(), 0);
+        assert_eq!(std::fs::read(scene.path()).unwrap(), scene.bytes, "{begin:?}");
+    }
+}
+
 #[test]
 fn parts_of_a_name() {
     assert_eq!(outside(b"./d/t.ibd"), Some(None));

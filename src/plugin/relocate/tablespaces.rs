@@ -122,13 +122,9 @@ impl Place {
             }
         }
         if let Place::Beside(beside) = self {
-            let (folder, name) = destination.parent_of(&beside.log)?;
-            let path = folder.path_of(&name);
-            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let log = rustix::fs::openat(&folder, &name, flags, Mode::empty())
-                .map_err(|errno| Error::io("open", &path, &errno.into()))?;
+            let (log, path) = open_log(destination, &beside.log)?;
             let more = beside.numbered(destination, &moved)?;
-            redo::turn_names(&File::from(log), &path, &beside.names, &more)?;
+            redo::turn_names(&log, &path, &beside.names, &more)?;
         }
         Ok(moved)
     }
@@ -201,6 +197,15 @@ impl Beside {
         }
         Ok(tablespaces)
     }
+}
+
+/// The image of a redo log for reading and writing, and its path.
+pub fn open_log(destination: &Folder, image: &Path) -> Result<(File, PathBuf)> {
+    let (folder, name) = destination.parent_of(image)?;
+    let path = folder.path_of(&name);
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let log = rustix::fs::openat(&folder, &name, flags, Mode::empty());
+    log.map(|log| (File::from(log), path.clone())).map_err(|errno| Error::io("open", &path, &errno.into()))
 }
 
 /// Names for the directory of that number, the best first.
