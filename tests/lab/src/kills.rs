@@ -145,6 +145,8 @@ fn cycle(lab: &mut Lab, dir: &Path, when: When, seed: u64) -> Result<(Left, Find
 /// Whether the statement had succeeded, what the clients know, and how long the error log was then.
 fn kill(lab: &mut Lab, backup: &Path, when: When, rng: &mut Rng, seed: u64) -> Result<(bool, Ledger, u64)> {
     let mut conn = lab.server.connect()?;
+    // Where it is on, all of it would be copied in every cycle.
+    conn.exec("PURGE BINARY LOGS BEFORE NOW()")?;
     workload::begin_round(&mut conn, &lab.features)?;
     let number = seed % 1_000_000_000;
     let mut load = Load::new(lab.server.conn_options(), number);
