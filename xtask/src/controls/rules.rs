@@ -70,16 +70,8 @@ pub const CONTROLS: &[Control] = &[
     Control {
         rule: "P7",
         what: "a write is taken to end at the position after it",
-        edits: &[
-            ("src/capture/data.rs", "=> before..after,", "=> after.saturating_sub(landed)..after,"),
-            // As on a machine with more processors.
-            (
-                "src/capture/data.rs",
-                "    let before = keep_errno(|| position(fd));\n    let result = real();\n",
-                "    let before = keep_errno(|| position(fd));\n    let result = real();\n    std::thread::sleep(std::time::Duration::from_micros(200));\n",
-            ),
-        ],
-        shown_by: By::Twin("write,pwrite,open"),
+        edits: &[("src/capture/data.rs", "=> before..after,", "=> after.saturating_sub(landed)..after,")],
+        shown_by: By::Capi("rules::writes_at_a_position_that_others_move"),
     },
     Control {
         rule: "P8",
@@ -374,11 +366,18 @@ pub const CONTROLS: &[Control] = &[
     Control {
         rule: "P28",
         what: "who ends a backup waits for its destination",
-        edits: &[(
-            "src/backup.rs",
-            "const PATIENCE: Duration = Duration::from_millis(800);",
-            "const PATIENCE: Duration = Duration::from_secs(8000);",
-        )],
+        edits: &[
+            (
+                "src/backup.rs",
+                "const LEAVE: Duration = Duration::from_millis(400);",
+                "const LEAVE: Duration = Duration::from_secs(8000);",
+            ),
+            (
+                "src/backup.rs",
+                "const PATIENCE: Duration = Duration::from_millis(800);",
+                "const PATIENCE: Duration = Duration::from_secs(8000);",
+            ),
+        ],
         shown_by: By::Faults("hanging"),
     },
 ];

@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -43,6 +44,27 @@ fn a_rename_is_seen_by_its_mark() {
         assert!(touch.arg("-r").args([&like, &scene.at("d")]).status().unwrap().success());
         assert_eq!(fs::metadata(scene.at("d")).unwrap().modified().unwrap(), before.modified().unwrap());
     });
+}
+
+/// P7: threads that write at the position of one open file move it under each other.
+#[test]
+fn writes_at_a_position_that_others_move() {
+    const THREADS: usize = 4;
+    const WRITES: usize = 500;
+    // As much as one mark stands for.
+    const LENGTH: usize = 16 << 10;
+    let scene = Scene::new();
+    let file = open(&scene.file("file", &vec![1; THREADS * WRITES * LENGTH]));
+    scene.hot(|| {
+        let before = file.metadata().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| (0..WRITES).for_each(|_| (&file).write_all(&[2; LENGTH]).unwrap()));
+            }
+        });
+        put_time_back(&file, &before);
+    });
+    assert!(scene.copy("file").iter().all(|&byte| byte == 2));
 }
 
 /// P21: on a server, FLUSH and BACKUP STAGE write on the thread that takes the backup.
