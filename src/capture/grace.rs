@@ -324,20 +324,17 @@ mod tests {
         while AT.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
-        let mut at = None;
-        while at.is_none() {
-            at = ask(AT.load(Ordering::SeqCst));
-        }
-        STOP.store(true, Ordering::SeqCst);
-        runner.join().expect("no panic");
         let program = process::mappings()
             .expect("maps")
             .into_iter()
-            .find(|mapping| mapping.at.contains(&(a_running_thread_tells_where_it_is as *const () as usize)));
-        assert!(
-            program.is_some_and(|program| at.is_some_and(|at| program.at.contains(&at.instruction))),
-            "{at:x?}"
-        );
+            .find(|mapping| mapping.at.contains(&(a_running_thread_tells_where_it_is as *const () as usize)))
+            .expect("the test's own code");
+        // Under a sanitizer it is sometimes in the sanitizer's code.
+        let mut asked = (0..1000).filter_map(|_| ask(AT.load(Ordering::SeqCst)));
+        let found = asked.any(|at| program.at.contains(&at.instruction));
+        STOP.store(true, Ordering::SeqCst);
+        runner.join().expect("no panic");
+        assert!(found, "not in {program:x?}");
     }
 
     #[test]
