@@ -1,6 +1,6 @@
 //! Between passes: list the directories that were marked, make new inodes known, forget those without a name.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,10 @@ use super::source::{self, Type};
 use super::tree::{Directory, File, Leads, Name, Symlink, Tree};
 use crate::backup::Links;
 use crate::tracker::{Entry, Key, Kind, Marks, Tracker};
+
+/// How often one pass lists a directory. A small one has hardly ever changed when it is listed again, and so much less is left
+/// for the gate; a large one in which names change all the time would be listed for ever.
+const LISTINGS: u32 = 3;
 
 /// Keeps the tree up to date.
 #[derive(Debug)]
@@ -93,11 +97,13 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Takes the queue and lists marked directories until none is left. Returns the files that are marked; their
-    /// marks are still set.
+    /// Takes the queue and lists marked directories until none is left, each [`LISTINGS`] times at most: one that is marked
+    /// again meanwhile stays marked then. Returns the files that are marked; their marks are still set.
     pub fn run(&mut self) -> Result<Vec<Arc<File>>> {
         let mut files: Vec<Arc<File>> = Vec::new();
         let mut postponed: Vec<(&'static Entry, Marks)> = Vec::new();
+        let mut listings: HashMap<*const Entry, u32> = HashMap::new();
+        let mut restless: Vec<&'static Entry> = Vec::new();
         self.take_wide_marks();
         loop {
             let mut directories = memory::list(self.tree.directories.len())?;
@@ -115,6 +121,14 @@ impl Reconciler {
             }
             for entry in directories {
                 self.control.check()?;
+                listings.try_reserve(1).map_err(|_| memory::refused())?;
+                let count = listings.entry(entry).or_default();
+                *count += 1;
+                if *count > LISTINGS {
+                    memory::reserve(&mut restless, 1)?;
+                    restless.push(entry);
+                    continue;
+                }
                 if let Some(marks) = self.list(entry)? {
                     postponed.push((entry, marks));
                 }
@@ -136,6 +150,12 @@ impl Reconciler {
         for (entry, marks) in postponed {
             if self.tree.directories.contains_key(&entry.key) {
                 self.tracker.put_back(entry, None, marks | Marks::NAMES | Marks::ATTRIBUTES);
+            }
+        }
+        // Their marks were not taken.
+        for entry in restless {
+            if self.tree.directories.contains_key(&entry.key) {
+                self.tracker.put_back(entry, None, Marks::empty());
             }
         }
         // A file that was marked while directories were listed was taken more than once. Two visits at once would
@@ -192,7 +212,7 @@ impl Reconciler {
             _ => attributes::read_xattrs(directory.as_fd(), path)?,
         };
         let mut space = memory::zeroes(256 * 1024)?;
-        let mut present: BTreeSet<Box<[u8]>> = BTreeSet::new();
+        let mut present: HashSet<Box<[u8]>> = HashSet::new();
         let mut new = Vec::new();
         loop {
             let length = match listing::read(directory.as_fd(), &mut space) {
@@ -206,6 +226,7 @@ impl Reconciler {
                 let same = known
                     .and_then(|known| known.names.get(record.name.to_bytes()))
                     .is_some_and(|name| name.is_same(&record));
+                present.try_reserve(1).map_err(|_| memory::refused())?;
                 present.insert(record.name.to_bytes().into());
                 if !same {
                     memory::reserve(&mut new, 1)?;

@@ -206,6 +206,36 @@ fn a_hundred_thousand_files() {
     }
 }
 
+/// What takes longer to list than it takes to change is not listed until it stands still.
+#[test]
+fn a_large_directory_that_never_stands_still() {
+    let scene = Scene::in_directory(Path::new("/dev/shm"));
+    for file in 0..20_000 {
+        scene.file(&format!("large/table_{file:05}.ibd"), b"");
+    }
+    scene.file("large/one", b"renamed");
+    let over = AtomicBool::new(false);
+    let [one, other] = ["large/one", "large/other"].map(|name| scene.at(name));
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                fs::rename(&one, &other).unwrap();
+                fs::rename(&other, &one).unwrap();
+                // Often enough: a listing takes some ten times as long.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let outcome = scene.backup();
+        over.store(true, Ordering::Relaxed);
+        outcome
+    });
+    outcome.ok();
+    let names: Vec<_> = fs::read_dir(scene.image().join("large")).unwrap().flatten().collect();
+    assert_eq!(names.len(), 20_001);
+    let renamed = ["one", "other"].map(|name| fs::read(scene.image().join("large").join(name)));
+    assert_eq!(renamed.into_iter().flatten().collect::<Vec<_>>(), [b"renamed"]);
+}
+
 /// A limit of this process, while it lives.
 struct Limit {
     what: libc::__rlimit_resource_t,
