@@ -19,12 +19,16 @@ fn build(root: &Path) {
     fs::write(root.join("db/large"), &bytes).unwrap();
     fs::write(root.join("db/small"), b"small").unwrap();
     fs::write(root.join("db/none"), b"").unwrap();
-    fs::write(root.join("mysql/zeroes"), vec![0; MIB as usize]).unwrap();
+    // On the disk: while data is on its way there, ext4 says of it that it was never written.
+    let zeroes = File::create(root.join("mysql/zeroes")).unwrap();
+    zeroes.write_all_at(&vec![0; MIB as usize], 0).unwrap();
+    zeroes.sync_all().unwrap();
     // Data, a hole of 1 MiB, data, a hole up to the end.
     let sparse = File::create(root.join("db/sparse")).unwrap();
     sparse.write_all_at(&bytes[..MIB as usize], 0).unwrap();
     sparse.write_all_at(&bytes[..MIB as usize], 2 * MIB).unwrap();
     sparse.set_len(4 * MIB).unwrap();
+    sparse.sync_all().unwrap();
     fs::write(root.join("db/linked"), b"linked").unwrap();
     fs::hard_link(root.join("db/linked"), root.join("mysql/linked")).unwrap();
     fs::hard_link(root.join("db/linked"), root.join("mysql/linked_too")).unwrap();
@@ -64,7 +68,9 @@ fn texts(differences: Vec<Difference>) -> Vec<String> {
 }
 
 fn write_at(path: PathBuf, bytes: &[u8], offset: u64) {
-    File::options().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+    file.sync_all().unwrap();
 }
 
 fn punch(path: PathBuf, offset: u64, length: u64) {
