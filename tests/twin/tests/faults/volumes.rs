@@ -116,6 +116,8 @@ fn write_back_fails() {
     let volume = Volume::ext4(&bench, &disk);
     bench.program.begin_and_stop(&volume.image());
     faulty.arm(Op::Write, Fault::Fails(libc::EIO));
+    // What the backup has written may be on the disk already.
+    fs::write(volume.0.join("more"), [1; 4096]).unwrap();
     assert_eq!(volume.sync(), -1, "this disk cannot be written");
     faulty.release();
     assert_eq!(volume.sync(), 0, "whoever comes later is told nothing");
