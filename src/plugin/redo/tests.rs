@@ -242,6 +242,28 @@ fn leftovers_of_an_earlier_block_are_no_part_of_the_log() {
     }
 }
 
+/// What the server has told to be durable ends before the byte that ends the log, however much of the block looks
+/// like an earlier one.
+#[test]
+fn what_lies_before_the_end_is_never_cut() {
+    const BLOCK: usize = 512;
+    for (shift, count) in [(70, 20), (70, 35), (70 + 1024, 43), (4096 - 200, 21), (3 * 4096 - 30, 27)] {
+        // All alike, so that each lies in its block where another did in the block before.
+        let mut scene = Scene::new(in_a_ring(shift), &vec![write(7); count]);
+        let sound = scene.work().end;
+        let end = 0x3000 + ((shift + sound) % 4096) as usize;
+        let rest = BLOCK - end % BLOCK;
+        let earlier = (end - 0x3000 + 4096 - 2 * BLOCK) % 4096 + 0x3000;
+        scene.bytes.copy_within(earlier..earlier + rest, end);
+        scene.bytes[end] = ring::END;
+        let scene = scene.written();
+        assert_eq!(scene.work().end, sound);
+        let file = File::options().read(true).write(true).open(scene.path()).unwrap();
+        assert_eq!(end_before_leftovers(&file, &scene.path()).unwrap(), 0, "{shift}, {count}");
+        assert_eq!(std::fs::read(scene.path()).unwrap(), scene.bytes);
+    }
+}
+
 #[test]
 fn logs_without_leftovers_stay() {
     for begin in begins().chain([in_blocks(7)]) {
