@@ -81,7 +81,7 @@ pub fn no_threads(name: &str) {
 pub fn no_descriptors(name: &str) {
     let mut bench = Bench::new(name);
     let mut conn = bench.connect();
-    let fails: Vec<bool> = [8, 16, 32, 128, 256]
+    let fails: Vec<bool> = [8, 16, 48, 128, 256]
         .into_iter()
         .map(|room| {
             let wanted = (libc::EMFILE, "file descriptors left");
