@@ -43,6 +43,18 @@ impl Scene {
         error
     }
 
+    /// Behind the end, at `sound`, comes what the buffer held before: a block with whole mini-transactions at the same
+    /// places. Returns where in the file that is, and how much.
+    fn leave_over(&mut self, shift: u64, sound: u64) -> (usize, usize) {
+        const BLOCK: usize = 512;
+        let end = 0x3000 + ((shift + sound) % 4096) as usize;
+        let rest = BLOCK - end % BLOCK;
+        assert!((64..BLOCK).contains(&rest), "{rest}");
+        let earlier = (end - 0x3000 + 4096 - 2 * BLOCK) % 4096 + 0x3000;
+        self.bytes.copy_within(earlier..earlier + rest, end);
+        (end, rest)
+    }
+
     fn work(&self) -> Work {
         let work = visit(&File::open(self.path()).unwrap(), &self.path(), None).unwrap();
         assert!(work.is_complete);
@@ -205,6 +217,9 @@ fn what_is_not_understood_is_refused() {
     assert!(two.refused().message.contains("more than one"));
 }
 
+/// Where a log begins, and of how many of [`write`]'s it is then: it ends within a block, and may wrap around.
+const ENDS: [(u64, usize); 5] = [(70, 20), (70, 35), (70 + 1024, 43), (4096 - 200, 21), (3 * 4096 - 30, 27)];
+
 /// 64 bytes of a log: a record on a page, with what follows it.
 fn write(stamp: u8) -> Vec<u8> {
     [&[0x30, 59 - 16, 5, 3][..], &[stamp; 55]].concat()
@@ -212,9 +227,7 @@ fn write(stamp: u8) -> Vec<u8> {
 
 #[test]
 fn leftovers_of_an_earlier_block_are_no_part_of_the_log() {
-    const BLOCK: usize = 512;
-    // The checkpoint's record and what follows it take 16 bytes; the log may wrap around.
-    for (shift, count) in [(70, 20), (70, 35), (70 + 1024, 43), (4096 - 200, 21), (3 * 4096 - 30, 27)] {
+    for (shift, count) in ENDS {
         let stamps = || (0..count).map(|stamp| write(stamp as u8));
         let mut scene = Scene::new(in_a_ring(shift), &stamps().collect::<Vec<_>>());
         let sound = scene.work().end;
@@ -224,13 +237,7 @@ fn leftovers_of_an_earlier_block_are_no_part_of_the_log() {
         };
         assert_eq!(end_of(&scene), (0, sound));
         assert_eq!(std::fs::read(scene.path()).unwrap(), scene.bytes, "nothing to mend");
-        // What the buffer held before: a block with whole mini-transactions at the same places.
-        let place = |position: u64| 0x3000 + ((shift + position) % 4096) as usize;
-        let end = place(sound);
-        let rest = BLOCK - end % BLOCK;
-        assert!((64..BLOCK).contains(&rest), "{rest}");
-        let earlier = (end - 0x3000 + 4096 - 2 * BLOCK) % 4096 + 0x3000;
-        scene.bytes.copy_within(earlier..earlier + rest, end);
+        let (end, rest) = scene.leave_over(shift, sound);
         let scene = scene.written();
         let wrong = scene.work().end;
         assert_eq!(wrong, sound + (rest / 64 * 64) as u64, "{shift}, {count}: taken for a part of the log");
@@ -246,15 +253,11 @@ fn leftovers_of_an_earlier_block_are_no_part_of_the_log() {
 /// like an earlier one.
 #[test]
 fn what_lies_before_the_end_is_never_cut() {
-    const BLOCK: usize = 512;
-    for (shift, count) in [(70, 20), (70, 35), (70 + 1024, 43), (4096 - 200, 21), (3 * 4096 - 30, 27)] {
+    for (shift, count) in ENDS {
         // All alike, so that each lies in its block where another did in the block before.
         let mut scene = Scene::new(in_a_ring(shift), &vec![write(7); count]);
         let sound = scene.work().end;
-        let end = 0x3000 + ((shift + sound) % 4096) as usize;
-        let rest = BLOCK - end % BLOCK;
-        let earlier = (end - 0x3000 + 4096 - 2 * BLOCK) % 4096 + 0x3000;
-        scene.bytes.copy_within(earlier..earlier + rest, end);
+        let (end, _) = scene.leave_over(shift, sound);
         scene.bytes[end] = ring::END;
         let scene = scene.written();
         assert_eq!(scene.work().end, sound);

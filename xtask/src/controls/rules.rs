@@ -39,6 +39,16 @@ pub const CONTROLS: &[Control] = &[
         shown_by: By::Twin(""),
     },
     Control {
+        rule: "P4",
+        what: "a directory that a pass does not list once more keeps its marks and loses its place in the queue",
+        edits: &[(
+            "src/engine/reconcile.rs",
+            "                self.tracker.put_back(entry, None, Marks::empty());\n",
+            "                let _ = entry;\n",
+        )],
+        shown_by: By::Twin("rename,link,mkdir,open,unlink"),
+    },
+    Control {
         rule: "P5",
         what: "a number is taken to be the file that it was first",
         edits: &[(
